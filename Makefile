@@ -1,0 +1,59 @@
+# make serve    install what serving needs, start the server on 127.0.0.1:8000
+# make test     the whole test suite           make test ARGS="tests/server -x"
+# make check    formatting, lint and types
+# make train    train an adapter               make train ARGS="--help"
+# make load     one minute of load against a server of its own; the report lands in loadtests/results/
+#
+# The first target to run makes the environment, in .venv. PYTHON names the interpreter, VENV another place.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN   := $(VENV)/bin
+PINS  := pyproject.toml constraints.txt
+SERVE := $(VENV)/.installed-serve
+ALL   := $(VENV)/.installed-all
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check train load
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+serve: $(SERVE)
+	@exec $(BIN)/python -m server $(ARGS)
+
+test: $(ALL)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(ALL)
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+
+train: $(ALL)
+	@$(BIN)/python -m adakron train $(ARGS)
+
+load: $(ALL)
+	@$(BIN)/python -m loadtests.run $(ARGS)
+
+# Both stamps are older than the pins as soon as one of these changes, and the next target installs again.
+$(SERVE): $(PINS) | $(BIN)/pip
+	@echo "installing the server into $(VENV) (a few minutes, the first time) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[quickstart]'
+	@touch $@
+
+$(ALL): $(PINS) | $(BIN)/pip
+	@echo "installing the server, training, load test and developer tools into $(VENV) (a few minutes, the first time) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[quickstart,train,load,dev]'
+	@touch $(SERVE) $@
+
+# pip is the last thing that `venv` writes: an environment without it was cut short and is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "make: Python 3.11 or newer is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: '$(PYTHON)' cannot make environments: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "making a Python environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
