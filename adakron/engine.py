@@ -1,0 +1,413 @@
+"""Many adapters, one resident backbone, one forward.
+
+    engine = Engine.load()
+    engine.add("sst2", "adapters/sst2")
+    engine.classify([Row(adapter="sst2", text="a joy from start to end")])
+
+A row passes three steps, which a server runs in threads of its own: `lease` counts a user of the adapter, `encode`
+tokenises, `run` computes a batch. Everything that can be wrong with a row shows in `encode`. Knows nothing of HTTP,
+versions or time.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adakron.artefact import Adapter
+from adakron.backbone import DEFAULT, Backbone
+from adakron.bank import AdapterBank, BankView
+from adakron.classifier import classify, pool_packed
+from adakron.config import AdapterConfig, Fingerprint
+from adakron.encoder import make_encoder
+from adakron.errors import BackboneError, BaseMismatchError, GoldenMismatchError, NonFiniteError, UnknownAdapterError
+from adakron.plan import make_plan
+from adakron.precision import Dtype, choose_dtype
+from adakron.residents import Lease, Resident, Residents
+from adakron.rows import Result, Row, RowError
+from adakron.text import TextOrPair, tokenise
+
+__all__ = ["Admission", "EncodedRow", "Engine", "EngineInfo", "Lease", "Result", "Row", "RowError"]
+
+MAX_TEXT_CHARS = 20_000
+BATCH_TOKENS = 8192
+GOLDEN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+NO_EFFECT = 1e-2
+PROBES = (
+    "The delivery came two days late.",
+    "I could not put this book down!",
+    "What does it cost to send a parcel abroad?",
+)
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row ready to run: it holds tokens, and needs its lease until `run` is over."""
+
+    lease: Lease
+    ids: Sequence[int]
+    type_ids: Sequence[int]
+    truncated: bool
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What runs: path is "packed" or "padded"; adapter_bytes counts the bank's free slots too."""
+
+    backbone: str
+    revision: str | None
+    family: str
+    hidden_size: int
+    num_layers: int
+    max_length: int
+    device: str
+    dtype: str
+    path: str
+    fingerprint: Fingerprint
+    adapters: int
+    adapter_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Proof that an adapter works here. no_effect: it moves the backbone's output by less than 1 % on the probes."""
+
+    no_effect: bool
+    examples: int
+
+
+class Engine:
+    """One backbone and a bank of adapters. Any method may be called from any thread; `run` does one batch at a time."""
+
+    def __init__(
+        self, backbone: Backbone, device: torch.device, dtype: torch.dtype, device_budget_bytes: int | None = None
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self.bank = AdapterBank(backbone.hidden_size, backbone.num_hidden_layers, dtype, device, device_budget_bytes)
+        self._encoder = make_encoder(backbone, dtype, device)
+        self._pooler = None if backbone.pooler is None else backbone.pooler.to(device=device, dtype=dtype)
+        self._tokenizer = backbone.tokenizer
+        roberta = backbone.model_type in ("roberta", "xlm-roberta")
+        self._pad_id: int | None = backbone.model.config.pad_token_id if roberta else None
+        # The backbone itself is not kept: a packed encoder holds its own copy of the weights.
+        self._facts = EngineInfo(
+            backbone=backbone.name,
+            revision=backbone.revision,
+            family=backbone.model_type,
+            hidden_size=backbone.hidden_size,
+            num_layers=backbone.num_hidden_layers,
+            max_length=backbone.max_length,
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            path=self._encoder.path,
+            fingerprint=backbone.fingerprint,
+            adapters=0,
+            adapter_bytes=0,
+        )
+        self._residents = Residents(self.bank)
+        self._run_lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        backbone: str = DEFAULT,
+        *,
+        device: Device = "auto",
+        dtype: Dtype = "auto",
+        threads: int | None = None,
+        device_budget_bytes: int | None = None,
+    ) -> "Engine":
+        """Load a backbone by name (see `Backbone.load`) and get it ready.
+
+        device   "auto": CUDA where there is one
+        dtype    "auto": bfloat16 where the device is fast at it (CUDA; on a CPU, measured), else float32
+        threads  torch's threads in this process; None leaves them alone
+        device_budget_bytes  bound for the adapters' memory; None for no bound
+
+        Raises BackboneError.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise BackboneError("device: no CUDA device here", hint='use device "cpu" or "auto"')
+        loaded = Backbone.load(backbone)
+        return cls(loaded, chosen, choose_dtype(dtype, chosen), device_budget_bytes)
+
+    def add(self, key: str, adapter: Adapter | str | Path) -> None:
+        """Make an adapter, or the folder or file that holds one, answer to `key`; a former one is replaced at once.
+
+        Rows that hold a lease on the former one finish on it. Raises FormatError, ConfigError, BaseMismatchError,
+        BankFullError; the engine is then as before.
+        """
+        if not isinstance(adapter, Adapter):
+            path = Path(adapter)
+            adapter = Adapter.from_folder(path) if path.is_dir() else Adapter.from_file(path)
+        self._require_fit(adapter)
+        self._residents.put(key, adapter.config, self.bank.add(adapter))
+
+    def remove(self, key: str) -> int:
+        """Forget `key`; its slots are zeroed once its last lease is back. Returns the bytes freed then.
+
+        Raises UnknownAdapterError.
+        """
+        return self._residents.remove(key)
+
+    def keys(self) -> tuple[str, ...]:
+        """What `add` made resident, oldest first."""
+        return self._residents.keys()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._residents
+
+    def lease(self, key: str | None) -> Lease:
+        """Count one more user of `key`, or of the bare backbone for None. Raises UnknownAdapterError."""
+        return self._residents.lease(key)
+
+    def encode(self, rows: Sequence[Row], leases: Sequence[Lease]) -> list[EncodedRow | RowError]:
+        """Check and tokenise rows; leases[i] is rows[i]'s. A row's faults are found here, as a RowError in its place.
+
+        Codes: INVALID_TEXT, BLANK_TEXT, TEXT_TOO_LARGE, MISSING_PAIR, UNEXPECTED_PAIR, TOO_LONG. Leases are kept.
+        """
+        answers: list[EncodedRow | RowError | None] = [
+            self._from_ids(row, lease) if row.input_ids is not None else _fault(row, lease.config)
+            for row, lease in zip(rows, leases, strict=True)
+        ]
+        open_rows = [n for n, answer in enumerate(answers) if answer is None]
+        texts: list[TextOrPair] = []
+        for n in open_rows:
+            text, pair = rows[n].text or "", rows[n].text_pair
+            texts.append(text if pair is None else (text, pair))
+        limits = [self._max_length(leases[n].config) for n in open_rows]
+        special = self._tokenizer.num_special_tokens_to_add(False)
+        for n, limit, (encoding, cut) in zip(open_rows, limits, tokenise(self._tokenizer, texts, limits), strict=True):
+            if cut and not rows[n].truncate:
+                answers[n] = RowError("TOO_LONG", f"more than {limit} tokens", "text", "shorten it, or allow truncate")
+            elif len(encoding.ids) <= special:
+                answers[n] = RowError("BLANK_TEXT", "the text holds no token", "text", "send at least one word")
+            else:
+                answers[n] = EncodedRow(leases[n], encoding.ids, encoding.type_ids, cut)
+        return [answer for answer in answers if answer is not None]
+
+    def run(self, rows: Sequence[EncodedRow]) -> list[Result | RowError]:
+        """Run rows of any mix of adapters as one batch; answers in the order of the rows.
+
+        A row whose adapter gives NaN or infinity gets RowError ADAPTER_NUMERIC_ERROR; no other row is affected.
+        """
+        if not rows:
+            return []
+        with self._run_lock, torch.inference_mode():
+            pooled, logits = self._forward(rows)
+        return [self._result(row, values, pooled[n]) for n, (row, values) in enumerate(zip(rows, logits, strict=True))]
+
+    def classify(self, rows: Sequence[Row]) -> list[Result | RowError]:
+        """Answer all rows, in batches of at most 8,192 tokens. An unknown adapter is a RowError in its row's place."""
+        answers: list[Result | RowError | None] = [None] * len(rows)
+        with self._leases(rows, answers) as leases:
+            known = [n for n in range(len(rows)) if leases[n] is not None]
+            encoded = self.encode([rows[n] for n in known], [lease for lease in leases if lease is not None])
+            ready: list[tuple[int, EncodedRow]] = []
+            for n, row in zip(known, encoded, strict=True):
+                if isinstance(row, RowError):
+                    answers[n] = row
+                else:
+                    ready.append((n, row))
+            for batch in _cut(ready, BATCH_TOKENS):
+                for (n, _), answer in zip(batch, self.run([row for _, row in batch]), strict=True):
+                    answers[n] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def check(self, adapter: Adapter) -> Admission:
+        """Prove an adapter on this engine without making it visible.
+
+        It must fit this backbone, give finite logits on fixed probe texts and reproduce its golden examples within
+        1e-4 (float32) or 3e-2 (bfloat16) of max(1, max |logit|).
+        Raises BaseMismatchError, NonFiniteError, GoldenMismatchError, BankFullError.
+        """
+        self._require_fit(adapter)
+        with self._residents.lease_hidden(adapter.config, self.bank.add(adapter)) as lease:
+            no_effect = self._probe(lease)
+            self._check_examples(adapter, lease)
+        return Admission(no_effect, len(adapter.expected))
+
+    def info(self) -> EngineInfo:
+        """What runs here, and how much of it."""
+        return replace(self._facts, adapters=len(self._residents), adapter_bytes=self.bank.size_bytes)
+
+    def _forward(self, rows: Sequence[EncodedRow]) -> tuple[np.ndarray, list[Tensor | None]]:
+        """Pooled vectors [B, D] float32 and logits [width] float32 of each row, in the order of the rows."""
+        placements = [row.lease.resident.placement for row in rows]
+        plan = make_plan(
+            [row.ids for row in rows],
+            [row.type_ids for row in rows],
+            placements,
+            dtype=self.dtype,
+            device=self.device,
+            pad_id=self._pad_id,
+        )
+        view = BankView(self.bank)
+        hidden = self._encoder(plan, view)
+        configs = [rows[n].lease.config for n in plan.order]
+        pooled = pool_packed(hidden, plan, ["mean" if c is None else c.pooling for c in configs], self._pooler)
+        packed = classify(pooled, view, [placements[n] for n in plan.order])
+        logits: list[Tensor | None] = [None] * len(rows)
+        for packed_row, row in enumerate(plan.order):
+            logits[row] = packed[packed_row]
+        original = torch.empty(len(rows), dtype=torch.int64)
+        original[torch.tensor(plan.order)] = torch.arange(len(rows))
+        vectors: np.ndarray = pooled.cpu()[original].numpy()
+        return vectors, logits
+
+    def _result(self, row: EncodedRow, padded: Tensor | None, pooled: np.ndarray) -> Result | RowError:
+        config, key = row.lease.config, row.lease.key
+        if config is None or padded is None:
+            empty = np.empty(0, dtype=np.float32)
+            return Result(None, empty, empty, row.n_tokens, row.truncated, embedding=pooled)
+        logits = padded[: config.num_labels]
+        if not bool(torch.isfinite(logits).all()):
+            return RowError(
+                "ADAPTER_NUMERIC_ERROR",
+                "the adapter gave NaN or infinity for this text",
+                hint="retrain or replace the adapter",
+            )
+        return Result(key, logits.numpy(), scores(logits, config).numpy(), row.n_tokens, row.truncated, config)
+
+    def _probe(self, lease: Lease) -> bool:
+        """Finite logits on the probe texts, or NonFiniteError; whether the adapter leaves the pooled vectors alone."""
+        config, placement = lease.config, lease.resident.placement
+        assert config is not None
+        assert placement is not None
+        pair = PROBES[0] if config.takes_pair else None
+        rows = [Row(text=text, text_pair=pair) for text in PROBES]
+        encoded = [row for row in self.encode(rows, [lease] * len(rows)) if isinstance(row, EncodedRow)]
+        with self._run_lock, torch.inference_mode():
+            pooled, logits = self._forward(encoded)
+            identity = Lease(self._residents, Resident(None, config, replace(placement, site_slot=0)))
+            untouched, _ = self._forward([replace(row, lease=identity) for row in encoded])
+        for values in logits:
+            if values is None or not bool(torch.isfinite(values).all()):
+                raise NonFiniteError("the adapter gives NaN or infinity for plain texts", hint="retrain the adapter")
+        return bool(np.abs(pooled - untouched).max() <= NO_EFFECT * np.abs(untouched).max())
+
+    def _check_examples(self, adapter: Adapter, lease: Lease) -> None:
+        examples = adapter.expected
+        encoded = self.encode([Row(text=e.text, text_pair=e.text_pair) for e in examples], [lease] * len(examples))
+        tolerance = GOLDEN_TOLERANCE[self.dtype]
+        for number, (example, row) in enumerate(zip(examples, encoded, strict=True)):
+            answer = row if isinstance(row, RowError) else self.run([row])[0]
+            if isinstance(answer, RowError):
+                raise GoldenMismatchError(f"golden example {number}: {answer.message}")
+            expected = np.asarray(example.logits, dtype=np.float32)
+            bound = tolerance * max(1.0, float(np.abs(expected).max()))
+            worst = float(np.abs(answer.logits - expected).max())
+            if worst > bound:
+                raise GoldenMismatchError(
+                    f"golden example {number}: logits differ by {worst:.3g}; {bound:.3g} is allowed in {self.dtype}",
+                    hint="exported for another factor order, head or backbone? or its examples are stale",
+                )
+
+    def _require_fit(self, adapter: Adapter) -> None:
+        theirs, ours = adapter.config.base_fingerprint, self._facts.fingerprint
+        if theirs != ours:
+            parts = ("config", "weights", "tokenizer")
+            other = [part for part in parts if getattr(theirs, f"{part}_sha256") != getattr(ours, f"{part}_sha256")]
+            raise BaseMismatchError(
+                f"made for {adapter.config.base_model_name_or_path} (another {' and '.join(other)}); "
+                f"this engine runs {self._facts.backbone}",
+                hint="train the adapter on this backbone, or serve it on its own",
+            )
+        if adapter.config.pooling == "pooler" and self._pooler is None:
+            raise BaseMismatchError("the adapter pools with the backbone's pooler; this checkpoint holds none")
+
+    def _from_ids(self, row: Row, lease: Lease) -> EncodedRow | RowError:
+        ids = list(row.input_ids or ())
+        vocabulary = self._tokenizer.get_vocab_size()
+        if not ids or not all(0 <= token < vocabulary for token in ids):
+            return RowError("INVALID_TEXT", f"input_ids: expected tokens from 0 to {vocabulary - 1}", "input_ids")
+        if len(ids) > self._max_length(lease.config):
+            return RowError("TOO_LONG", f"more than {self._max_length(lease.config)} tokens", "input_ids")
+        return EncodedRow(lease, ids, [0] * len(ids), False)
+
+    def _max_length(self, config: AdapterConfig | None) -> int:
+        return self._facts.max_length if config is None else min(config.max_length, self._facts.max_length)
+
+    @contextmanager
+    def _leases(self, rows: Sequence[Row], answers: list[Result | RowError | None]) -> Iterator[list[Lease | None]]:
+        """A lease for each row; None, and an error in `answers`, where its adapter is unknown. All are given back."""
+        leases: list[Lease | None] = []
+        try:
+            for n, row in enumerate(rows):
+                try:
+                    leases.append(self.lease(row.adapter))
+                except UnknownAdapterError as error:
+                    leases.append(None)
+                    answers[n] = RowError(error.code, str(error), "adapter", error.hint)
+            yield leases
+        finally:
+            for lease in leases:
+                if lease is not None:
+                    lease.release()
+
+
+def scores(logits: Tensor, config: AdapterConfig) -> Tensor:
+    """softmax(logits / temperature), sigmoid for multi-label, nothing for regression: [L] -> [L], or [0]."""
+    if config.problem_type == "regression":
+        return logits.new_empty(0)
+    scaled = logits / config.calibration.temperature
+    return scaled.sigmoid() if config.problem_type == "multi_label_classification" else F.softmax(scaled, dim=-1)
+
+
+def _fault(row: Row, config: AdapterConfig | None) -> RowError | None:
+    """What is wrong with a row's texts before any token is made, or None."""
+    takes_pair = config is not None and config.takes_pair
+    if row.text is None:
+        return RowError("BLANK_TEXT", "there is no text", "text", "send a text")
+    if takes_pair and row.text_pair is None:
+        return RowError(
+            "MISSING_PAIR", "this adapter compares two texts; the second is missing", "text_pair", "send text_pair"
+        )
+    if row.text_pair is not None and config is not None and not takes_pair:
+        return RowError(
+            "UNEXPECTED_PAIR", "this adapter takes one text; there are two", "text_pair", "leave text_pair out"
+        )
+    for param, text in (("text", row.text), ("text_pair", row.text_pair)):
+        if text is None:
+            continue
+        if len(text) > MAX_TEXT_CHARS:
+            return RowError(
+                "TEXT_TOO_LARGE", f"{len(text)} characters; at most {MAX_TEXT_CHARS} are taken", param, "send less text"
+            )
+        if not text.strip():
+            return RowError("BLANK_TEXT", "the text is blank", param, "send at least one word")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return RowError("INVALID_TEXT", "the text holds half a surrogate pair: not Unicode text", param)
+    return None
+
+
+def _cut(rows: Sequence[tuple[int, EncodedRow]], budget_tokens: int) -> Iterator[list[tuple[int, EncodedRow]]]:
+    """Rows by length into batches within the budget: rows of similar length cost the least padding."""
+    batch: list[tuple[int, EncodedRow]] = []
+    tokens = 0
+    for item in sorted(rows, key=lambda item: item[1].n_tokens):
+        if batch and tokens + item[1].n_tokens > budget_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(item)
+        tokens += item[1].n_tokens
+    if batch:
+        yield batch
