@@ -41,7 +41,7 @@ def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def import_faults(path: str, source: str) -> list[str]:
     """What in the file at `path` (relative to the root, with slashes) is imported against the rule."""
     faults = []
-    for line, module in imported_modules(ast.parse(source)):
+    for line, module in imported_modules(ast.parse(source, path)):
         top = module.partition(".")[0]
         if reason := _import_reason(path, top):
             faults.append(f"{path}:{line} imports {module}: {reason}")
@@ -78,7 +78,7 @@ def call_faults(path: str, source: str) -> list[str]:
     """
     faults = []
     may_torch_load = path.startswith("adakron/importing")
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(source, path)):
         match node:
             case ast.Call(func=ast.Name(id="eval" | "exec" as name)):
                 faults.append(f"{path}:{node.lineno} calls {name}")
