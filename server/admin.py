@@ -1,0 +1,306 @@
+"""The admin routes, everything at and below /v1/adapters: HTTP in front of `server.registry`.
+
+    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}    POST /v1/adapters/{name}/activate
+
+A name has one or two segments. An adapter's ETag is the generation of its last change; If-Match holds every write to
+it. Knows nothing of Ray, files or tensors.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Path, Query, Request
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server import admin_documents, errors
+from server.blobs import MAX_BLOB_BYTES
+from server.catalogue import Precondition
+from server.error_replies import install_error_handlers
+from server.guard import Guard
+from server.json_body import read_json
+from server.names import check_name
+from server.registry import Activated, Deleted, Listed, Put, Registry
+from server.validation import invalid_request
+
+PREFIX = "/v1/adapters"
+MAX_VERSION = 999_999_999
+MAX_PAGE = 1000
+LISTED_LABELS = 256
+
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
+Name = Annotated[str, Path(description="one or two segments, such as `sst2` or `acme/spam`")]
+IfMatch = Annotated[str | None, Header(description="an ETag: refuse with 412 unless it is the adapter's")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PageQuery(_Strict):
+    """Where a page begins and how long it may be."""
+
+    limit: int = Field(100, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(None, max_length=129, description="`next` of the page before")
+
+
+class PutQuery(_Strict):
+    """activate=false stages the version: it answers as name@version only."""
+
+    activate: bool = True
+
+
+class DeleteQuery(_Strict):
+    """Without a version, the name goes with all of them."""
+
+    version: Version | None = None
+
+
+class ActivateRequest(BaseModel):
+    """The version that the bare name shall answer with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Version
+
+
+class _AdminRoute(APIRoute):
+    """A route whose 405 names every method of the path: Starlette's names those of one route only."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            here = [r for r in scope["app"].routes if isinstance(r, APIRoute) and r.matches(scope)[0] != Match.NONE]
+            allowed = {method for route in here for method in route.methods or ()}
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
+        await super().handle(scope, receive, send)
+
+
+class _FullPaths:
+    """Undo what mounting under a prefix does, so that the routes read the same under Ray and in a test.
+
+    Mounted, the prefix is also the root_path, and the bare prefix arrives with a slash at its end.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = PREFIX if scope["path"] == f"{PREFIX}/" else scope["path"]
+            scope = {**scope, "root_path": "", "path": path}
+        await self._app(scope, receive, send)
+
+
+def make_admin_app(registry: Registry) -> FastAPI:
+    """The complete ASGI application over `registry`."""
+    app = _app_of(registry)
+    install_error_handlers(app)
+    app.add_middleware(_FullPaths)
+    app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES)
+    return app
+
+
+def admin_openapi() -> dict[str, Any]:
+    """The OpenAPI document of these routes, for the data plane's /openapi.json to merge."""
+    return _app_of(None).openapi()
+
+
+def _app_of(registry: Registry | None) -> FastAPI:
+    app = FastAPI(title="AdaKron admin", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.registry = registry
+    app.router.route_class = _AdminRoute
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    @app.get(PREFIX, summary="List adapters", responses=admin_documents.LIST)
+    async def list_adapters(request: Request, query: Annotated[PageQuery, Query()]) -> JSONResponse:
+        """A page of the adapters, by name.
+
+        Statuses: 200; 422 limit or cursor; 503 the catalogue cannot be read.
+        """
+        after = "" if query.cursor is None else check_name(query.cursor, param="cursor")
+        page, following = await _registry(request).page(query.limit, after)
+        return JSONResponse({"adapters": [_summary(adapter) for adapter in page], "next": following})
+
+    @app.get(PREFIX + "/{name:path}", summary="Show one adapter", responses=admin_documents.GET)
+    async def get_adapter(request: Request, name: Name) -> JSONResponse:
+        """One adapter with its versions, its configuration, and which replicas hold it.
+
+        Statuses: 200 with ETag; 404; 422 malformed name; 503.
+        """
+        adapter = await _registry(request).get(check_name(name, param="name"))
+        return JSONResponse(_description(adapter), headers=_etag(adapter.entry.generation))
+
+    @app.put(
+        PREFIX + "/{name:path}",
+        summary="Register or replace an adapter",
+        responses=admin_documents.PUT,
+        openapi_extra=admin_documents.FILE_BODY,
+    )
+    async def put_adapter(
+        request: Request, name: Name, query: Annotated[PutQuery, Query()], if_match: IfMatch = None
+    ) -> JSONResponse:
+        """Register the safetensors file in the body, as it is, as a new version; and activate it.
+
+        It is validated, run on a replica and its golden examples are compared before anything changes.
+        Statuses: 201 a new version; 200 these bytes were a version already; 202 not every replica serves it yet, all
+        will; 400 the body ended early; 409 made for another backbone; 412; 413 over 64 MiB; 415; 422 file refused;
+        503; 507 no space.
+        """
+        check_name(name, param="name")
+        _check_upload_headers(request)
+        try:
+            result = await _registry(request).put(
+                name, request.stream(), activate=query.activate, if_match=_precondition(if_match)
+            )
+        except ClientDisconnect as error:
+            raise errors.MalformedBodyError("the body ended early") from error
+        status = 202 if result.lagging else 201 if result.change.is_new else 200
+        return JSONResponse(_put_reply(name, result), status, _etag(result.change.generation))
+
+    @app.delete(PREFIX + "/{name:path}", summary="Delete an adapter or one version", responses=admin_documents.DELETE)
+    async def delete_adapter(
+        request: Request, name: Name, query: Annotated[DeleteQuery, Query()], if_match: IfMatch = None
+    ) -> JSONResponse:
+        """Delete a name with all its versions, or one version that is not active. Requests under way still finish.
+
+        Statuses: 200 with the bytes freed; 202 not every replica has followed yet; 404; 409 the version is active; 412;
+        422; 503.
+        """
+        result = await _registry(request).delete(
+            check_name(name, param="name"), query.version, if_match=_precondition(if_match)
+        )
+        return JSONResponse(_delete_reply(name, result), 202 if result.lagging else 200)
+
+    @app.post(
+        PREFIX + "/{name:path}/activate",
+        summary="Promote or roll back",
+        responses=admin_documents.ACTIVATE,
+        openapi_extra=_ACTIVATE_BODY,
+    )
+    async def activate_version(request: Request, name: Name, if_match: IfMatch = None) -> JSONResponse:
+        """Let the bare name answer with a kept version, at once for new requests; those under way finish on theirs.
+
+        Statuses: 200; 202 not every replica has followed yet; 400; 404; 412; 415; 422; 503.
+        """
+        check_name(name, param="name")
+        try:
+            body = ActivateRequest.model_validate(await read_json(request))
+        except ValidationError as error:
+            raise invalid_request(error.errors()) from error
+        result = await _registry(request).activate(name, body.version, if_match=_precondition(if_match))
+        reply = _activate_reply(name, result)
+        return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
+
+
+def _registry(request: Request) -> Registry:
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+def _check_upload_headers(request: Request) -> None:
+    content_type = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    if content_type != "application/octet-stream":
+        raise errors.UnsupportedMediaTypeError(
+            f"content type {errors.quoted(content_type)} is not taken here",
+            hint="send the safetensors file itself as application/octet-stream, for example curl -T file.safetensors",
+        )
+
+
+def _precondition(if_match: str | None) -> Precondition:
+    """If-Match, parsed. A tag that is none of ours matches nothing, as RFC 9110 wants, and so does a weak one."""
+    if if_match is None:
+        return None
+    if if_match.strip() == "*":
+        return "*"
+    tags = [tag.strip().removeprefix('"').removesuffix('"') for tag in if_match.split(",")]
+    return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 19)
+
+
+def _etag(generation: int) -> dict[str, str]:
+    return {"etag": f'"{generation}"'}
+
+
+def _summary(adapter: Listed) -> dict[str, Any]:
+    entry, config = adapter.entry, adapter.config
+    active = entry.versions[entry.active] if entry.active is not None else None
+    return {
+        "name": adapter.name,
+        "version": entry.active,
+        "sha256": active.sha256 if active else None,
+        "size_bytes": active.size_bytes if active else None,
+        "versions": list(entry.versions),
+        "generation": entry.generation,
+        "problem_type": config.problem_type if config else None,
+        "takes_pair": config.takes_pair if config else None,
+        "num_labels": config.num_labels if config else None,
+        "labels": list(config.label_names[:LISTED_LABELS]) if config else [],
+        "resident": list(adapter.resident[entry.active]) if entry.active is not None else [],
+        "requests": adapter.requests,
+    }
+
+
+def _description(adapter: Listed) -> dict[str, Any]:
+    entry = adapter.entry
+    versions = [
+        {
+            "version": number,
+            "sha256": row.sha256,
+            "size_bytes": row.size_bytes,
+            "created_at": row.created_at,
+            "active": number == entry.active,
+            "resident": list(adapter.resident[number]),
+        }
+        for number, row in entry.versions.items()
+    ]
+    return {**_summary(adapter), "versions": versions, "config": adapter.config.to_dict() if adapter.config else None}
+
+
+def _put_reply(name: str, result: Put) -> dict[str, Any]:
+    change = result.change
+    return {
+        "name": name,
+        "version": change.version,
+        "sha256": change.sha256,
+        "active": change.is_active,
+        "generation": change.generation,
+        "no_effect": result.no_effect,
+        "lagging": list(result.lagging),
+    }
+
+
+def _activate_reply(name: str, result: Activated) -> dict[str, Any]:
+    change = result.change
+    return {
+        "name": name,
+        "version": change.version,
+        "sha256": change.sha256,
+        "active": True,
+        "generation": change.generation,
+        "lagging": list(result.lagging),
+    }
+
+
+def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
+    return {
+        "name": name,
+        "versions": list(result.versions),
+        # Adapters are held by the engine alone: between disk and device there is no copy of ours to free.
+        "freed_bytes": {"device": result.device_bytes, "host": 0, "disk": result.disk_bytes},
+        "generation": result.generation,
+        "lagging": list(result.lagging),
+    }
+
+
+_ACTIVATE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ActivateRequest.model_json_schema(), "example": {"version": 2}}},
+    }
+}

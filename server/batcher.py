@@ -1,0 +1,529 @@
+"""Rows of many calls, run in batches: admission, tokenizer thread, fair queue, worker thread.
+
+    submit -> [arrived] -- tokenizer thread: all that has arrived, one encode --> [fair queue]
+                        -- worker thread: cut a batch by tokens, one run -------> the call's future
+
+Nothing waits for a timer: the worker takes what is there as soon as it is free. Both threads take their work from
+under one lock, so the event loop is not on the way between two batches; it only hears of calls that are finished.
+
+Every row that is submitted ends in an outcome or its call ends in an error, whatever dies. A row whose text is bad
+never enters the queue. A call that nobody waits for any more is dropped before it runs, but its leases stay out until
+no thread holds a row of it: `Submission.when_idle`.
+
+Knows tokens, deadlines and threads; nothing of HTTP, JSON or what a label is.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from adakron import Result, Row, RowError
+from server.errors import DeadlineExceededError, EngineFailedError, NotReadyError, OverloadedError, ServerError
+from server.fair_queue import FairQueue
+from server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Outcome = Result | RowError | EngineFailedError
+
+# What one encode call takes at most, so that a call with a megabyte of text does not hold up all that arrives after it.
+MAX_ENCODE_CHARACTERS = 2**18
+
+
+class Lease(Protocol):
+    """One user of one adapter in the engine. Rows are queued in lanes by `key`; `release` may come from any thread."""
+
+    @property
+    def key(self) -> str | None: ...
+    def release(self) -> None: ...
+
+
+class Encoded(Protocol):
+    """A tokenised row, as the engine likes it. `n_tokens` is its cost."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
+
+class ClassifyEngine(Protocol):
+    """What of `adakron.Engine` serving needs. Leases and encoded rows are its own: passed on, not looked into."""
+
+    def encode(self, rows: Sequence[Row], leases: Sequence[Any]) -> Sequence[Encoded | RowError]:
+        """Tokenise; one outcome a row, in order."""
+        ...
+
+    def run(self, rows: Sequence[Any]) -> Sequence[Result | RowError]:
+        """One batch through the encoder; one outcome a row, in order. Called from one thread only."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much runs together and how much may wait.
+
+    budget_tokens        of one batch; a longer single row runs alone
+    queue_limit_tokens   waiting for the engine; a call beyond it is refused whole, unless nothing waits
+    queue_limit_rows     waiting for tokenizer or engine
+    """
+
+    budget_tokens: int
+    queue_limit_tokens: int
+    queue_limit_rows: int
+
+
+class Stages(NamedTuple):
+    """Where a call's time went, in seconds; each counts the wait for its thread."""
+
+    tokenize_s: float
+    queue_s: float
+    forward_s: float
+
+
+class Submission:
+    """One call's rows on their way. Await `outcomes()`; afterwards, whatever happened, call `when_idle`."""
+
+    __slots__ = (
+        "_batcher",
+        "_future",
+        "_on_idle",
+        "arrived_s",
+        "characters",
+        "deadline_s",
+        "encoded_s",
+        "failure",
+        "finished_s",
+        "held_by_threads",
+        "is_abandoned",
+        "leases",
+        "rows",
+        "settled",
+        "started_s",
+        "unsettled",
+        "waiting_rows",
+        "waiting_tokens",
+    )
+
+    def __init__(
+        self,
+        batcher: "Batcher",
+        rows: Sequence[Row],
+        leases: Sequence[Lease],
+        deadline_s: float,
+        future: "asyncio.Future[list[Outcome]]",
+    ) -> None:
+        self._batcher = batcher
+        self._future = future
+        self._on_idle: Callable[[], None] | None = None
+        # From here on: guarded by the batcher's lock.
+        self.rows = rows
+        self.leases = leases
+        self.deadline_s = deadline_s
+        self.characters = sum(len(row.text or "") + len(row.text_pair or "") for row in rows)
+        self.settled: list[Outcome | None] = [None] * len(rows)
+        self.unsettled = len(rows)
+        self.held_by_threads = 0  # rows of ours inside encode or run now
+        self.waiting_rows = 0
+        self.waiting_tokens = 0
+        self.failure: ServerError | None = None
+        self.is_abandoned = False
+        self.arrived_s = self.encoded_s = self.started_s = self.finished_s = time.monotonic()
+
+    async def outcomes(self) -> list[Outcome]:
+        """One outcome a row, in order.
+
+        Raises DeadlineExceededError, OverloadedError, NotReadyError or EngineFailedError where the call fails whole.
+        """
+        return await self._future
+
+    def when_idle(self, release: Callable[[], None]) -> None:
+        """Give the call up if it is not finished; call `release` on the event loop once no thread holds a row of it.
+
+        That is at once where none does, as always after `outcomes` has returned.
+        """
+        self._on_idle = release
+        if self._batcher.abandon(self):
+            self.report()
+
+    def stages(self) -> Stages:
+        """Meaningful once `outcomes` has returned."""
+        return Stages(
+            self.encoded_s - self.arrived_s, self.started_s - self.encoded_s, self.finished_s - self.started_s
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anybody still waits for the rows that have not run."""
+        return self.failure is None and not self.is_abandoned
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the future can be resolved."""
+        return self.unsettled == 0 or self.failure is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no thread holds a row now, nor ever will again."""
+        return self.held_by_threads == 0 and (self.unsettled == 0 or not self.is_alive)
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """Record a row's outcome; the first one counts."""
+        if self.settled[index] is None:
+            self.settled[index] = outcome
+            self.unsettled -= 1
+
+    def report(self) -> None:
+        """On the event loop: resolve the future if it is time, release if it is time. May be called again."""
+        if self.is_complete and not self._future.done():
+            if self.failure is not None:
+                self._future.set_exception(self.failure)
+                self._future.exception()  # seen: a call that was cancelled meanwhile will not ask for it
+            else:
+                self._future.set_result([outcome for outcome in self.settled if outcome is not None])
+        if self._on_idle is not None and self.is_idle:
+            release, self._on_idle = self._on_idle, None
+            release()
+
+
+class _Queued(NamedTuple):
+    submission: Submission
+    place: int  # of the row in its call
+    row: Encoded
+    lane: str
+
+
+class Batcher:
+    """See the module's text. `start`, `submit` and `stop` belong to one event loop."""
+
+    def __init__(self, engine: ClassifyEngine, limits: Limits, metrics: Metrics) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._has_arrived = threading.Condition(self._lock)
+        self._has_queued = threading.Condition(self._lock)
+        self._arrived: deque[Submission] = deque()
+        self._queue: FairQueue[_Queued] = FairQueue()
+        self._live: set[Submission] = set()
+        self._waiting_rows = 0
+        self._waiting_tokens = 0
+        self._refusal: ServerError | None = NotReadyError("the server is starting")
+        self._is_closed = False
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._all_done = asyncio.Event()
+        metrics.queue_tokens.set_function(lambda: self._waiting_tokens)
+        metrics.queue_rows.set_function(lambda: self._waiting_rows)
+
+    def start(self) -> None:
+        """Start both threads, from the event loop that will submit."""
+        self._loop = asyncio.get_running_loop()
+        self._refusal = None
+        for name, work in (("tokenizer", self._tokenize), ("worker", self._work)):
+            thread = threading.Thread(target=self._until_closed, args=(work, name), name=f"adakron-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether rows are taken and both threads are alive."""
+        return self._refusal is None and all(thread.is_alive() for thread in self._threads)
+
+    def submit(self, rows: Sequence[Row], leases: Sequence[Lease], *, deadline_s: float) -> Submission:
+        """Take a call's rows, all or none; leases[i] belongs to rows[i]. `deadline_s` is in time.monotonic().
+
+        Raises OverloadedError (429), NotReadyError or EngineFailedError (503) when it takes none. A call whose tokens
+        turn out to be too many gets its OverloadedError from `outcomes`, before any of its rows is queued.
+        """
+        submission = Submission(self, rows, leases, deadline_s, asyncio.get_running_loop().create_future())
+        with self._lock:
+            if self._refusal is not None:
+                raise self._counted(_again(self._refusal))
+            if self._waiting_rows and self._waiting_rows + len(rows) > self._limits.queue_limit_rows:
+                raise self._counted(self._overloaded("rows", self._waiting_rows, self._limits.queue_limit_rows))
+            if self._waiting_tokens >= self._limits.queue_limit_tokens:
+                raise self._counted(self._overloaded("tokens", self._waiting_tokens, self._limits.queue_limit_tokens))
+            self._live.add(submission)
+            self._wait_for(submission, rows=len(rows), tokens=0)
+            self._arrived.append(submission)
+            self._has_arrived.notify()
+        return submission
+
+    def abandon(self, submission: Submission) -> bool:
+        """Nobody waits for this call any more; its rows in the queue die. Returns whether it is idle already."""
+        with self._lock:
+            if not submission.is_complete:
+                submission.is_abandoned = True
+            self._forget(submission)
+            if submission.is_idle:
+                self._live.discard(submission)
+                self._note_if_done()
+            return submission.is_idle
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Refuse new calls, let those inside finish for `grace_s` seconds, fail the rest with NotReadyError; end both
+        threads.
+        """
+        stopping = NotReadyError("the server is stopping", hint="try again: another replica will answer")
+        with self._lock:
+            self._refusal = self._refusal or stopping
+            self._all_done.clear()
+            self._note_if_done()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._all_done.wait()
+        except TimeoutError:
+            logger.warning("%d calls were not finished within %.1f s of grace", len(self._live), grace_s)
+        self._close(stopping)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, 1.0)
+
+    # ---- the two threads -------------------------------------------------------------------------------------------
+
+    def _until_closed(self, work: Callable[[], None], name: str) -> None:
+        try:
+            work()
+        except BaseException:
+            # Not even SystemExit from inside the engine may leave rows without an answer or the server looking well.
+            logger.critical("the %s thread died; this process serves no more", name, exc_info=True)
+            self._close(EngineFailedError("this replica's engine has stopped", hint="try again: another will answer"))
+
+    def _tokenize(self) -> None:
+        while True:
+            with self._lock:
+                while not self._arrived and not self._is_closed:
+                    self._has_arrived.wait()
+                if self._is_closed:
+                    return
+                calls, dropped = self._take_arrived()
+            encoded: list[Sequence[Encoded | RowError] | EngineFailedError] = []
+            try:
+                if calls:
+                    encoded = self._encode(calls)
+            finally:
+                with self._lock:
+                    for call in calls:
+                        call.held_by_threads -= len(call.rows)
+                    for call, rows in zip(calls, encoded, strict=False):  # unequal only where _encode raised
+                        self._enqueue(call, rows)
+                    self._has_queued.notify()
+                self._tell(finished=[*dropped, *calls])
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._queue and not self._is_closed:
+                    self._has_queued.wait()
+                if self._is_closed:
+                    return
+                batch, expired = self._take_batch()
+            outcomes: Sequence[Outcome] = []
+            try:
+                if batch:
+                    outcomes = self._run(batch)
+            finally:
+                with self._lock:
+                    finished_s = time.monotonic()
+                    for queued in batch:
+                        queued.submission.held_by_threads -= 1
+                        queued.submission.finished_s = finished_s
+                    for queued, outcome in zip(batch, outcomes, strict=False):  # unequal only where _run raised
+                        queued.submission.settle(queued.place, outcome)
+                self._tell(finished=[*expired, *(queued.submission for queued in batch)])
+
+    # ---- taking, under the lock ------------------------------------------------------------------------------------
+
+    def _take_arrived(self) -> tuple[list[Submission], list[Submission]]:
+        """Calls to encode together, and calls that died on the way here."""
+        now_s = time.monotonic()
+        calls: list[Submission] = []
+        dropped: list[Submission] = []
+        characters = 0
+        while self._arrived and (not calls or characters + self._arrived[0].characters <= MAX_ENCODE_CHARACTERS):
+            call = self._arrived.popleft()
+            if self._is_worth_running(call, now_s):
+                call.held_by_threads += len(call.rows)
+                characters += call.characters
+                calls.append(call)
+            else:
+                dropped.append(call)
+        return calls, dropped
+
+    def _take_batch(self) -> tuple[list[_Queued], list[Submission]]:
+        """Rows to run together, and calls whose deadline has passed."""
+        now_s = time.monotonic()
+        expired: list[Submission] = []
+
+        def is_alive(queued: _Queued) -> bool:
+            if self._is_worth_running(queued.submission, now_s):
+                return True
+            expired.append(queued.submission)
+            self._metrics.cancelled_rows.inc()
+            return False
+
+        batch = self._queue.take(self._limits.budget_tokens, is_alive)
+        for queued in batch:
+            call = queued.submission
+            call.held_by_threads += 1
+            call.started_s = now_s
+            self._wait_for(call, rows=-1, tokens=-queued.row.n_tokens)
+        return batch, expired
+
+    def _is_worth_running(self, call: Submission, now_s: float) -> bool:
+        if call.is_alive and now_s >= call.deadline_s:
+            self._fail(call, DeadlineExceededError("the deadline passed while the call was queued"))
+        return call.is_alive
+
+    def _enqueue(self, call: Submission, rows: Sequence[Encoded | RowError] | EngineFailedError) -> None:
+        call.encoded_s = call.started_s = call.finished_s = time.monotonic()
+        if not call.is_alive:
+            return
+        if isinstance(rows, EngineFailedError):
+            self._fail(call, rows)
+            return
+        good = [(index, row) for index, row in enumerate(rows) if not isinstance(row, RowError)]
+        tokens = sum(row.n_tokens for _, row in good)
+        if self._waiting_tokens and self._waiting_tokens + tokens > self._limits.queue_limit_tokens:
+            overloaded = self._overloaded("tokens", self._waiting_tokens, self._limits.queue_limit_tokens)
+            self._fail(call, self._counted(overloaded))
+            return
+        for index, row in enumerate(rows):
+            if isinstance(row, RowError):
+                call.settle(index, row)
+        self._wait_for(call, rows=len(good) - len(rows), tokens=tokens)
+        for index, row in good:
+            lane = call.leases[index].key or ""
+            self._queue.push(lane, _Queued(call, index, row, lane), row.n_tokens)
+
+    # ---- engine calls, outside the lock ----------------------------------------------------------------------------
+
+    def _encode(self, calls: list[Submission]) -> list[Sequence[Encoded | RowError] | EngineFailedError]:
+        """Encode all rows at once; if that raises, each call's once more alone: one call's fault stays its own."""
+        try:
+            rows = self._encode_once(calls)
+        except Exception:
+            logger.exception("encoding %d calls failed; trying each alone", len(calls))
+            return [self._encode_alone(call) for call in calls]
+        encoded: list[Sequence[Encoded | RowError] | EngineFailedError] = []
+        start = 0
+        for call in calls:
+            encoded.append(rows[start : start + len(call.rows)])
+            start += len(call.rows)
+        return encoded
+
+    def _encode_alone(self, call: Submission) -> Sequence[Encoded | RowError] | EngineFailedError:
+        try:
+            return self._encode_once([call])
+        except Exception:
+            logger.exception("encoding a call of %d rows failed", len(call.rows))
+            return EngineFailedError("these texts could not be tokenised")
+
+    def _encode_once(self, calls: list[Submission]) -> Sequence[Encoded | RowError]:
+        rows = [row for call in calls for row in call.rows]
+        encoded = self._engine.encode(rows, [lease for call in calls for lease in call.leases])
+        return _checked(encoded, len(rows), "encoded rows")
+
+    def _run(self, batch: list[_Queued]) -> Sequence[Outcome]:
+        """Run a batch; if that raises, each adapter's rows once more alone: one adapter's fault stays its own."""
+        lanes = {queued.lane for queued in batch}
+        self._metrics.rows.inc(len(batch))
+        self._metrics.batch_rows.observe(len(batch))
+        self._metrics.batch_adapters.observe(len(lanes))
+        n_tokens = sum(queued.row.n_tokens for queued in batch)
+        self._metrics.tokens.inc(n_tokens)
+        self._metrics.batch_tokens.observe(n_tokens)
+        try:
+            return self._run_once(batch)
+        except Exception:
+            logger.exception("a batch of %d rows, %d adapters failed; trying each alone", len(batch), len(lanes))
+        outcomes: dict[int, Outcome] = {}
+        for lane in lanes:
+            places = [place for place, queued in enumerate(batch) if queued.lane == lane]
+            alone = self._run_alone([batch[place] for place in places], lane)
+            outcomes.update(zip(places, alone, strict=True))
+        return [outcomes[place] for place in range(len(batch))]
+
+    def _run_alone(self, rows: list[_Queued], lane: str) -> Sequence[Outcome]:
+        try:
+            return self._run_once(rows)
+        except Exception:
+            logger.exception("%d rows of adapter %.12s failed alone", len(rows), lane)
+            return [EngineFailedError("the engine failed on this adapter's rows")] * len(rows)
+
+    def _run_once(self, rows: list[_Queued]) -> Sequence[Outcome]:
+        return _checked(self._engine.run([queued.row for queued in rows]), len(rows), "results")
+
+    # ---- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def _wait_for(self, call: Submission, *, rows: int, tokens: int) -> None:
+        call.waiting_rows += rows
+        call.waiting_tokens += tokens
+        self._waiting_rows += rows
+        self._waiting_tokens += tokens
+
+    def _forget(self, call: Submission) -> None:
+        """The call's rows no longer count as waiting, though they may still stand in the queue, dead."""
+        self._wait_for(call, rows=-call.waiting_rows, tokens=-call.waiting_tokens)
+
+    def _fail(self, call: Submission, error: ServerError) -> None:
+        if not call.is_complete:
+            call.failure = error
+        self._forget(call)
+
+    def _close(self, error: ServerError) -> None:
+        """End the threads at their next look, and fail every call that is not complete."""
+        with self._lock:
+            self._is_closed = True
+            self._refusal = self._refusal or error
+            calls = list(self._live)
+            for call in calls:
+                self._fail(call, _again(error))
+            self._arrived.clear()
+            self._queue = FairQueue()
+            self._has_arrived.notify_all()
+            self._has_queued.notify_all()
+        self._tell(finished=calls)
+
+    def _tell(self, finished: Iterable[Submission]) -> None:
+        """Have the event loop report those calls that have something to report: one wake-up, however many."""
+        with self._lock:
+            calls = [call for call in dict.fromkeys(finished) if call.is_complete or call.is_idle]
+            self._live.difference_update(call for call in calls if call.is_idle)
+        if calls and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._report, calls)
+
+    def _report(self, calls: list[Submission]) -> None:
+        for call in calls:
+            call.report()
+        with self._lock:
+            self._note_if_done()
+
+    def _note_if_done(self) -> None:
+        if not self._live:
+            self._all_done.set()
+
+    def _counted(self, error: ServerError) -> ServerError:
+        self._metrics.refused.labels(error.code).inc()
+        return error
+
+    def _overloaded(self, unit: str, waiting: int, limit: int) -> OverloadedError:
+        return OverloadedError(
+            f"{waiting} {unit} are waiting, and the server queues at most {limit}",
+            hint=f"try again after the time in Retry-After; an operator can add replicas or raise queue_limit_{unit}",
+            details={"waiting": waiting, "limit": limit, "unit": unit},
+        )
+
+
+def _checked(outcomes: Sequence[Any], expected: int, what: str) -> Sequence[Any]:
+    if len(outcomes) != expected:
+        raise EngineFailedError(f"the engine returned {len(outcomes)} {what} for {expected} rows")
+    return outcomes
+
+
+def _again(error: ServerError) -> ServerError:
+    """A fresh copy: one exception object raised in many calls would collect all their tracebacks."""
+    return type(error)(error.message, hint=error.hint)

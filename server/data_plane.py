@@ -1,0 +1,154 @@
+"""One replica of the data plane, complete: engine, its copy of the catalogue, batcher, HTTP application.
+
+    settings -> Engine, Catalogue, BlobStore -> Replica -> Service -> make_app
+
+Everything here runs without Ray, which only starts it, asks whether it is well, and passes on what the admin plane
+and the other replicas say.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from starlette.types import ASGIApp
+
+import adakron
+from adakron import Engine, Result, Row
+from adakron.engine import Lease
+from server.admin import admin_openapi
+from server.app import make_app
+from server.blobs import BlobStore
+from server.catalogue import Catalogue
+from server.errors import OverloadedError, ServerError
+from server.metrics import Metrics
+from server.replica import Replica
+from server.service import Service
+from server.settings import Settings
+
+CPU_BUDGET_TOKENS = 2048
+GPU_BUDGET_TOKENS = 16_384
+# Rather refuse at once than answer late: this much waits at most, some two seconds of work on a CPU of two cores.
+QUEUE_BATCHES = 32
+PROBE_TEXT = "Is anybody there?"
+PROBED_ADAPTERS = 4
+PROBE_TIMEOUT_S = 5.0
+PROBE_VALID_S = 1.0
+
+
+class DataPlane:
+    """Parts of one replica, and what is asked of them. Methods that await belong to one event loop."""
+
+    def __init__(
+        self, engine: Engine, catalogue: Catalogue, blobs: BlobStore, settings: Settings, replica_id: str
+    ) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+        self._budget_tokens = settings.batch_budget_tokens or (
+            CPU_BUDGET_TOKENS if engine.info().device == "cpu" else GPU_BUDGET_TOKENS
+        )
+        self._probed_at_s = float("-inf")
+        self._probe: asyncio.Task[bool] | None = None
+        self.metrics = Metrics()
+        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id)
+        self.service = Service(
+            engine,
+            self.replica,
+            budget_tokens=self._budget_tokens,
+            queue_limit_tokens=QUEUE_BATCHES * self._budget_tokens,
+            metrics=self.metrics,
+        )
+
+    @classmethod
+    def open(cls, settings: Settings, replica_id: str, threads: int) -> "DataPlane":
+        """Load the backbone and every committed adapter; blocks for seconds.
+
+        threads  of torch in this process
+        Raises BackboneError, StorageUnavailableError.
+        """
+        engine = Engine.load(
+            settings.backbone,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=threads,
+            device_budget_bytes=settings.device_budget_bytes,
+        )
+        catalogue = Catalogue(settings.catalogue_path, is_writer=False)
+        plane = cls(engine, catalogue, BlobStore(settings.blobs_dir), settings, replica_id)
+        plane.replica.load()
+        return plane
+
+    async def start(self) -> None:
+        """Take requests, once one row has gone all the way. Raises RuntimeError where none gets through."""
+        await self.service.start()
+        await self.replica.start()
+        if not await self.is_ready():
+            raise RuntimeError("the engine does not answer a plain row")
+
+    async def stop(self) -> None:
+        """Finish what is inside, refuse what comes."""
+        await self.service.stop()
+        await self.replica.stop()
+        self._catalogue.close()
+
+    async def is_ready(self) -> bool:
+        """Whether rows of the backbone and of some adapters really get an answer; the finding is kept for a second."""
+        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed_at_s > PROBE_VALID_S):
+            self._probe = asyncio.create_task(self._run_probe())
+        return await asyncio.shield(self._probe)
+
+    def app(self, collect_metrics: Callable[[], Awaitable[bytes]]) -> ASGIApp:
+        """The HTTP application; `collect_metrics` gives the metrics of all replicas."""
+        return make_app(
+            self.service,
+            info=self.info,
+            is_ready=self.is_ready,
+            collect_metrics=collect_metrics,
+            admin_openapi=admin_openapi,
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What runs here, for GET /v1/info."""
+        engine = asdict(self._engine.info())
+        return {
+            "version": adakron.__version__,
+            "replica": self.replica.replica_id,
+            "generation": self.replica.generation,
+            "names": len(self.replica.names()),
+            "engine": engine,
+            "limits": {
+                "batch_budget_tokens": self._budget_tokens,
+                "queue_limit_tokens": QUEUE_BATCHES * self._budget_tokens,
+            },
+        }
+
+    async def _run_probe(self) -> bool:
+        try:
+            return await self._probe_rows()
+        except OverloadedError:
+            return self.service.ready()  # busy is not broken
+        except ServerError:
+            return False
+        finally:
+            self._probed_at_s = time.monotonic()
+
+    async def _probe_rows(self) -> bool:
+        leases = [self._engine.lease(None)]
+        try:
+            for name in self.replica.names()[:PROBED_ADAPTERS]:
+                try:
+                    leases.append((await self.replica.resolve(name, None, None)).lease)  # type: ignore[arg-type]
+                except ServerError:
+                    continue  # a damaged adapter is its own trouble, not this replica's
+            rows = [_probe_row(lease) for lease in leases]
+            outcomes = await self.service.run_rows(rows, leases, timeout_s=PROBE_TIMEOUT_S)
+            return isinstance(outcomes[0], Result)
+        finally:
+            for lease in leases:
+                lease.release()
+
+
+def _probe_row(lease: Lease) -> Row:
+    takes_pair = lease.config is not None and lease.config.takes_pair
+    return Row(adapter=lease.key, text=PROBE_TEXT, text_pair=PROBE_TEXT if takes_pair else None)

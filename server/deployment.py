@@ -1,0 +1,218 @@
+"""The two Ray Serve applications, and starting and stopping them. The only file that imports ray.
+
+    clf     at /              N replicas of `Clf`, each a whole data plane: one process hop from client to engine
+    admin   at /v1/adapters   one `Admin`, the one writer of the catalogue; it answers when the data plane is overloaded
+
+Ray reads its environment when it is imported: import this module only after `server.ray_environment` has been applied.
+"""
+
+import contextlib
+import io
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.api import RunTarget
+from ray.serve.config import BackpressureConfig, HTTPOptions
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adakron.errors import AdaKronError
+from server.admin import PREFIX, make_admin_app
+from server.allocator import keep_freed_memory
+from server.blobs import BlobStore
+from server.catalogue import Catalogue
+from server.data_plane import DataPlane
+from server.errors import NotReadyError, ServerError
+from server.metrics import merge
+from server.registry import Registry
+from server.replica import Applied, ReplicaStatus
+from server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CLF, ADMIN = "clf", "admin"
+COLLECT_WITHIN_S = 3.0
+# Above what the batcher admits, so that it is our own 429 in JSON that a client sees, never Ray's in plain text.
+MAX_ONGOING_REQUESTS = 8192
+# Deadlines nest: ours 20 s, Ray's this, HAProxy's 30 s.
+REQUEST_TIMEOUT_S = 25.0
+
+
+@serve.deployment(
+    name="Clf",
+    max_ongoing_requests=MAX_ONGOING_REQUESTS,
+    max_queued_requests=256,
+    backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    max_constructor_retry_count=2,
+    health_check_period_s=5,
+    health_check_timeout_s=10,
+    graceful_shutdown_wait_loop_s=0.5,
+)
+@serve.ingress()
+class Clf:
+    """A replica of the data plane."""
+
+    async def __init__(self, settings: Settings, threads: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        logging.basicConfig(level=settings.log_level)
+        keep_freed_memory()
+        self._plane = DataPlane.open(settings, serve.get_replica_context().replica_id.unique_id, threads)
+        await self._plane.start()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return _OneRequestId(self._plane.app(self._collect_metrics))
+
+    async def check_health(self) -> None:
+        """For Ray, every few seconds: cheap. Raises RuntimeError once a thread of the batcher is dead."""
+        if not self._plane.service.ready():
+            raise RuntimeError("the batcher is not running")
+
+    async def apply(self, generation: int) -> Applied:
+        """`Replica.apply`."""
+        return await self._plane.replica.apply(generation)
+
+    async def prove(self, sha256: str) -> dict[str, Any] | Exception:
+        """`Replica.prove`; a refusal is returned, as Ray would wrap what is raised in an error of its own."""
+        try:
+            return await self._plane.replica.prove(sha256)
+        except (AdaKronError, ServerError) as refusal:
+            return refusal
+
+    async def describe(self) -> ReplicaStatus:
+        """`Replica.status`."""
+        return self._plane.replica.status()
+
+    async def metrics_text(self) -> tuple[str, bytes]:
+        """The id of this replica and its metrics."""
+        return self._plane.replica.replica_id, self._plane.metrics.render()
+
+    async def __del__(self) -> None:
+        """Ray calls it when the replica stops."""
+        if hasattr(self, "_plane"):
+            await self._plane.stop()
+
+    async def _collect_metrics(self) -> bytes:
+        """Of all replicas that answer in time, this one always among them."""
+        texts = dict([await self.metrics_text()])
+        handle = serve.get_deployment_handle("Clf", app_name=CLF)
+        texts.update(text for text in await _broadcast(handle, "metrics_text") if isinstance(text, tuple))
+        return merge(texts)
+
+
+@serve.deployment(
+    name="Admin",
+    max_ongoing_requests=64,
+    max_queued_requests=64,
+    backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    ray_actor_options={"num_cpus": 0.1},
+    health_check_period_s=5,
+    health_check_timeout_s=10,
+    graceful_shutdown_wait_loop_s=0.5,
+)
+@serve.ingress()
+class Admin:
+    """The admin plane."""
+
+    def __init__(self, settings: Settings) -> None:
+        logging.basicConfig(level=settings.log_level)
+        self._registry = Registry(
+            Catalogue(settings.catalogue_path, is_writer=True), BlobStore(settings.blobs_dir), _ReplicasByHandle()
+        )
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return _OneRequestId(make_admin_app(self._registry))
+
+
+class _OneRequestId:
+    """Ray adds the request id to every reply, and so do our applications: leave it to Ray where both say the same."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_once(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if headers.get("x-request-id") == Headers(scope=scope).get("x-request-id"):
+                    del headers["x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, send_once)
+
+
+class _ReplicasByHandle:
+    """`server.registry.Replicas` over Ray's handle."""
+
+    def __init__(self) -> None:
+        self._handle: DeploymentHandle[Any] = serve.get_deployment_handle("Clf", app_name=CLF)
+
+    async def prove(self, sha256: str) -> dict[str, Any]:
+        try:
+            proof: dict[str, Any] | Exception = await self._handle.prove.remote(sha256)
+        except (ray.exceptions.RayError, RayServeException) as error:
+            raise NotReadyError("no replica is there to try the adapter; nothing was registered") from error
+        if isinstance(proof, Exception):
+            raise proof
+        return proof
+
+    async def broadcast(self, generation: int) -> list[Applied]:
+        answers = await _broadcast(self._handle, "apply", generation)
+        return [answer if isinstance(answer, Applied) else Applied("unreachable", -1, 0) for answer in answers]
+
+    async def describe(self) -> list[ReplicaStatus]:
+        return [answer for answer in await _broadcast(self._handle, "describe") if isinstance(answer, ReplicaStatus)]
+
+
+async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:
+    """What every replica answers to a method, or its exception; nothing where they cannot be asked or are late."""
+    try:
+        answers: list[object] = await handle.broadcast(method, *arguments).results_async(
+            timeout_s=COLLECT_WITHIN_S if method != "apply" else None, return_exceptions=True
+        )
+    except (TimeoutError, ray.exceptions.RayError, RayServeException) as error:
+        log.warning("the replicas do not answer to %s: %s", method, type(error).__name__)
+        return []
+    return answers
+
+
+def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> str:
+    """Start a Ray of our own and both applications; returns when all replicas are up.
+
+    replicas  of Clf
+    threads   of torch in each
+    gpus      for each, a fraction where several share one
+    Returns the folder of Ray's logs. Raises RuntimeError where a replica cannot start.
+    """
+    context = ray.init(
+        address="local",
+        include_dashboard=False,
+        # Processes are counted, not cores: how the cores are shared is said by `threads`.
+        num_cpus=replicas + 2,
+        object_store_memory=100 << 20,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(
+        http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S),
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=settings.log_level),
+    )
+    clf = Clf.options(  # type: ignore[attr-defined]
+        num_replicas=replicas, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
+    )
+    admin = Admin.bind(settings)  # type: ignore[attr-defined]
+    serve.run_many([RunTarget(clf.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
+    return str(context.address_info["session_dir"])  # type: ignore[attr-defined]  # of a local cluster's context
+
+
+def stop() -> None:
+    """Stop the applications, then Ray; nothing where they never started."""
+    if not ray.is_initialized():
+        return
+    with contextlib.redirect_stdout(io.StringIO()):  # Ray reports the end of its own actors as errors
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()

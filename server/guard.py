@@ -1,0 +1,120 @@
+"""The first thing a request meets: bounds on what is read of it, before anything is made of it.
+
+    path and query over 4 KiB               414
+    more than 64 header fields, or 16 KiB   431
+    a Content-Encoding                      415   bodies are taken as they are: no decompression, no bombs
+    a Content-Length that is no length      400
+    body over the cap, declared or chunked  413   declared: before a byte is read; chunked: at the byte too many
+
+A reply that begins before the body was read to its end closes the connection, so that the HTTP server does not go on
+to read a body nobody wants. Ray's multiplexing header is removed: a client must not steer Ray's routing.
+Pure ASGI; knows nothing of routes.
+"""
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.error_replies import error_reply
+from server.errors import (
+    BodyTooLargeError,
+    HeadersTooLargeError,
+    MalformedBodyError,
+    ServerError,
+    UnsupportedMediaTypeError,
+    UriTooLongError,
+)
+
+MAX_HEADER_BYTES = 16 * 1024
+MAX_HEADER_FIELDS = 64
+MAX_URI_BYTES = 4 * 1024
+# "serve_multiplexed_model_id" and its spelling with dashes: Ray Serve would split batches and route by it.
+_DROPPED_HEADERS = frozenset({b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"})
+
+
+class Guard:
+    """Outermost ASGI middleware. `max_body_bytes` caps the body of every route behind it."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, send, self._max_body_bytes)
+        try:
+            _check_head(scope)
+            declared_bytes = _declared_bytes(Headers(scope=scope))
+            if declared_bytes == 0:
+                body.is_read = True
+            elif declared_bytes is not None and declared_bytes > self._max_body_bytes:
+                raise body.too_large()
+        except ServerError as error:
+            await error_reply(error, scope)(scope, receive, body.send)
+            return
+        scope["headers"] = [field for field in scope["headers"] if field[0].lower() not in _DROPPED_HEADERS]
+        try:
+            await self._app(scope, body.receive, body.send)
+        except BodyTooLargeError as error:
+            if body.is_answered:
+                raise
+            await error_reply(error, scope)(scope, receive, body.send)
+
+
+class _Body:
+    """Counts what the application reads, and closes the connection after a reply that did not wait for the end."""
+
+    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._max_bytes = max_bytes
+        self._read_bytes = 0
+        self.is_read = False
+        self.is_answered = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._read_bytes += len(message.get("body", b""))
+            if self._read_bytes > self._max_bytes:
+                raise self.too_large()
+            self.is_read = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.is_answered = True
+            if not self.is_read:
+                MutableHeaders(scope=message)["connection"] = "close"
+        await self._send(message)
+
+    def too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"the body has more than {self._max_bytes} bytes, the most that is read here")
+
+
+def _check_head(scope: Scope) -> None:
+    uri_bytes = len(scope.get("raw_path") or scope["path"].encode("utf-8", "replace")) + len(scope["query_string"])
+    if uri_bytes > MAX_URI_BYTES:
+        raise UriTooLongError(f"path and query have {uri_bytes} bytes; at most {MAX_URI_BYTES} are read")
+    fields = scope["headers"]
+    if len(fields) > MAX_HEADER_FIELDS:
+        raise HeadersTooLargeError(f"{len(fields)} header fields; at most {MAX_HEADER_FIELDS} are read")
+    header_bytes = sum(len(name) + len(value) for name, value in fields)
+    if header_bytes > MAX_HEADER_BYTES:
+        raise HeadersTooLargeError(f"{header_bytes} bytes of header fields; at most {MAX_HEADER_BYTES} are read")
+
+
+def _declared_bytes(headers: Headers) -> int | None:
+    """Bytes the body says it has: 0 where there is none, None where it comes in chunks of unknown sum."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaTypeError("a Content-Encoding is not read here", hint="send the body uncompressed")
+    lengths = set(headers.getlist("content-length"))
+    if "transfer-encoding" in headers:
+        return None
+    if not lengths:
+        return 0
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit()):
+        raise MalformedBodyError("Content-Length is not one length")
+    return int(length) if len(length) <= 18 else 10**18  # int() refuses thousands of digits

@@ -1,0 +1,225 @@
+"""`adakron serve`: check everything that can be checked, start, say where, wait for a signal, stop.
+
+What an operator can get wrong is found before Ray starts, and told in one line. What was started is stopped, whatever
+happens in between. Knows nothing of requests.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TypeAlias
+
+from transformers.utils import logging
+
+from adakron.backbone import Backbone
+from adakron.errors import AdaKronError, BackboneError
+from server import processes, ray_environment, state
+from server.errors import ServerError
+from server.seed import seed, shipped_adapters
+from server.settings import Settings
+
+READY_WITHIN_S = 60.0
+END_WITHIN_S = 5.0
+EXIT_REFUSED = 2
+Handler: TypeAlias = Callable[[int, FrameType | None], object] | signal.Handlers
+# Ray and its HAProxy open these besides ours; (variable that moves it, default, what it is for)
+HAPROXY_PORTS = (
+    ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics"),
+    ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics"),
+)
+
+
+class StartError(Exception):
+    """The server cannot start; the message is the one line to show."""
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGINT or SIGTERM. Returns 0 then, and 2 with one line on stderr if it could not start."""
+    try:
+        with _interrupted_by_signals(), state.locked(settings.state_dir):
+            _run(settings)
+    except (KeyboardInterrupt, SystemExit):  # while it connects, Ray turns SIGTERM into SystemExit
+        return 0
+    except (AdaKronError, ServerError) as error:
+        _complain(f"{error}; {error.hint}" if error.hint else str(error))
+        return EXIT_REFUSED
+    except StartError as error:
+        _complain(str(error))
+        return EXIT_REFUSED
+    return 0
+
+
+def default_replicas(*, gpus: int, cores: int) -> int:
+    """One a GPU; without one, half the cores: one half computes, the other takes requests."""
+    return gpus or max(1, cores // 2)
+
+
+def check_port(host: str, port: int, what: str, variable: str) -> None:
+    """Raises StartError if nobody could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {host}:{port} ({what}): {error.strerror}; {variable} moves it"
+            ) from error
+
+
+def _run(settings: Settings) -> None:
+    uses_haproxy = not settings.plain and ray_environment.has_haproxy()
+    if not uses_haproxy and not settings.plain:
+        _say("No HAProxy here: Ray's Python proxy takes the requests, which is slower.")
+    _check_ports(settings, uses_haproxy)
+    _say("Checking the backbone and the stored adapters ...")
+    _prepare_state(settings)
+    gpus = _count_gpus(settings)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    replicas = settings.replicas or default_replicas(gpus=gpus, cores=cores)
+    threads = max(1, cores // replicas)
+    token_path = settings.state_dir / "ray_token"
+    ray_environment.make_token(token_path)
+    ray_environment.apply(
+        ray_environment.ray_environment(token_path=token_path, uses_haproxy=uses_haproxy, cores=cores, threads=threads)
+    )
+    processes.adopt_orphans()
+    _say(f"Starting {replicas} replica{'s' if replicas > 1 else ''} ...")
+    from server import deployment  # ray reads the environment when it is imported, so not before here
+
+    try:
+        logs = deployment.start(settings, replicas=replicas, threads=threads, gpus=min(1.0, gpus / replicas))
+        with _interrupted_by_signals():  # again: Ray has put a handler of its own there
+            _await_ready(_url(settings))
+            _announce(settings, logs)
+            while True:
+                signal.pause()
+    except RuntimeError as error:
+        raise StartError(f"the replicas could not start: {_first_line(error)}; see {_log_folder()}") from error
+    finally:
+        with _handling_signals(signal.SIG_IGN):
+            _say("Stopping ...")
+            deployment.stop()
+            processes.end_descendants(grace_s=END_WITHIN_S)
+
+
+def _check_ports(settings: Settings, uses_haproxy: bool) -> None:
+    check_port(settings.host, settings.port, "the service", "ADAKRON_PORT or --port")
+    if uses_haproxy:
+        for variable, default, what in HAPROXY_PORTS:
+            check_port("", int(os.environ.get(variable, default)), what, variable)
+
+
+def _prepare_state(settings: Settings) -> None:
+    folder = settings.adapters_dir or shipped_adapters()
+    if settings.adapters_dir is not None and not folder.is_dir():
+        raise StartError(f"ADAKRON_ADAPTERS_DIR: {folder} is not a folder")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
+    fingerprint = Backbone.load(settings.backbone).fingerprint
+    with state.opened(settings.catalogue_path, settings.blobs_dir) as (catalogue, blobs):
+        seeded = seed(catalogue, blobs, folder, fingerprint)
+    if seeded.misfits:
+        _say(f"Left out, made for another backbone: {', '.join(seeded.misfits)}")
+
+
+def _count_gpus(settings: Settings) -> int:
+    if settings.device == "cpu":
+        return 0
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if settings.device == "cuda" and gpus == 0:
+        raise BackboneError("ADAKRON_DEVICE is cuda, and there is no CUDA device", hint="use auto or cpu")
+    return gpus
+
+
+def _await_ready(url: str) -> None:
+    """Wait for /readyz. Raises StartError after READY_WITHIN_S."""
+    deadline_s = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=10):  # noqa: S310 (our own http address)
+                return
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline_s:
+                raise StartError(
+                    f"not ready within {READY_WITHIN_S:.0f} s ({_first_line(error)}); see {_log_folder()}"
+                ) from error
+        time.sleep(0.1)
+
+
+def _announce(settings: Settings, logs: str) -> None:
+    url = _url(settings)
+    with urllib.request.urlopen(f"{url}/v1/adapters?limit=1000", timeout=10) as reply:  # noqa: S310 (our own address)
+        adapters = [adapter for adapter in json.load(reply)["adapters"] if adapter["version"] is not None]
+    _say(
+        f"Listening on {url} with {len(adapters)} adapter{'' if len(adapters) == 1 else 's'}; documentation: {url}/docs"
+    )
+    _say(f"Try:   {example_call(url, adapters)}")
+    _say(f"Logs:  {logs}/logs")
+    _say("Stop:  Ctrl-C, or SIGTERM to this process")
+
+
+def example_call(url: str, adapters: list[dict[str, object]]) -> str:
+    """A command to paste: a text through the first adapter, or how to register one where there is none."""
+    if not adapters:
+        return f"curl -T adapter_model.safetensors {url}/v1/adapters/my-adapter"
+    chosen = next((adapter for adapter in adapters if not adapter["takes_pair"]), adapters[0])
+    inputs: object = "A joy from start to finish."
+    if chosen["takes_pair"]:
+        inputs = [{"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}]
+    body = json.dumps({"adapter": chosen["name"], "inputs": inputs})
+    return f"curl -s {url}/v1/classify -H 'content-type: application/json' -d '{body}'"
+
+
+def _url(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, and both work even if a shell started us in the background."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handling_signals(interrupt):
+        yield
+
+
+@contextmanager
+def _handling_signals(handler: Handler) -> Iterator[None]:
+    former = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in former.items():
+            signal.signal(number, earlier)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _log_folder() -> Path:
+    return Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "session_latest" / "logs"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _complain(line: str) -> None:
+    print(f"adakron: {' '.join(line.split())}", file=sys.stderr, flush=True)

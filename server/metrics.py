@@ -1,0 +1,111 @@
+"""Counters of one process, and how those of several become one page.
+
+Each replica has a registry of its own; `merge` joins their texts under a label `replica`. Adapters are never a label:
+there may be thousands, and customers name them. Creating a `Metrics` registers nothing globally.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+class Metrics:
+    """What one process counts. Times are in seconds, sizes in rows or tokens.
+
+    requests         {route, code} requests answered; route is the pattern, "other" where none matched
+    request_s        {route} from the first byte of the reply's request to the end of the reply
+    rows, tokens     rows run through the engine and their tokens
+    batch_*          of each batch that ran: rows, tokens, adapters
+    stage_s          {stage} of each call: tokenize, queue, forward, waiting for a thread included
+    cancelled_rows   rows that were queued and never run: the client had gone, or the deadline had passed
+    refused          {code} calls turned away at the door: OVERLOADED, NOT_READY
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self.requests = Counter("adakron_requests", "HTTP requests answered.", ["route", "code"], registry=own)
+        self.request_s = Histogram(
+            "adakron_request_seconds", "Time to answer an HTTP request.", ["route"], registry=own, buckets=_SECONDS
+        )
+        self.rows = Counter("adakron_rows", "Rows run through the engine.", registry=own)
+        self.tokens = Counter("adakron_tokens", "Tokens run through the engine.", registry=own)
+        self.batch_rows = Histogram("adakron_batch_rows", "Rows in a batch.", registry=own, buckets=_ROWS)
+        self.batch_tokens = Histogram("adakron_batch_tokens", "Tokens in a batch.", registry=own, buckets=_TOKENS)
+        self.batch_adapters = Histogram(
+            "adakron_batch_adapters", "Different adapters in a batch.", registry=own, buckets=_ROWS
+        )
+        self.queue_tokens = Gauge("adakron_queue_tokens", "Tokens waiting for the engine.", registry=own)
+        self.queue_rows = Gauge("adakron_queue_rows", "Rows waiting for tokenizer or engine.", registry=own)
+        self.stage_s = Histogram(
+            "adakron_stage_seconds", "Time a call spent in a stage.", ["stage"], registry=own, buckets=_SECONDS
+        )
+        self.cancelled_rows = Counter("adakron_cancelled_rows", "Rows dropped before they ran.", registry=own)
+        self.refused = Counter("adakron_refused", "Calls turned away before they were queued.", ["code"], registry=own)
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class RequestRecorder:
+    """Outermost ASGI middleware that counts and times every HTTP request, refused ones included."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        status = 499  # the client was gone, or the task cancelled, before a reply began
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
+
+
+def merge(renders: Mapping[str, bytes]) -> bytes:
+    """Join what several replicas rendered: every sample gains the label replica=<key>, every family appears once.
+
+    Raises ValueError where a text is not in Prometheus' format.
+    """
+    families: dict[str, Metric] = {}
+    for replica, text in sorted(renders.items()):
+        for family in text_string_to_metric_families(text.decode("utf-8")):
+            joined = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                joined.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families(lambda: list(families.values())))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, families: Callable[[], list[Metric]]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families()

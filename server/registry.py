@@ -1,0 +1,288 @@
+"""Registering, activating, listing and deleting adapters: the catalogue, the blobs and the replicas brought together.
+
+    put:  stage the bytes -> validate -> publish the blob -> prove on one replica -> commit -> tell all replicas
+
+Nothing is visible before the commit, and a refused upload leaves nothing behind. What is past its upload runs to its
+end even where the client has gone, so that blobs and catalogue never part. There is one of these in the whole server.
+Knows nothing of HTTP or Ray.
+"""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from adakron import Adapter, AdapterConfig
+from adakron.errors import AdaKronError
+from server.blobs import BlobStore, StagedBlob
+from server.catalogue import Catalogue, Change, Entry, Precondition, Removal
+from server.errors import AdapterNotFoundError, NotReadyError, ServerError
+from server.replica import Applied, ReplicaStatus
+
+# From the end of the upload to the reply; Ray gives up on a request after 25 s.
+ANSWER_WITHIN_S = 20.0
+DESCRIBE_WITHIN_S = 2.0
+VALIDATE_AT_ONCE = 2
+_WRITE_BYTES = 1 << 20
+_CACHED_CONFIGS = 10_000
+
+T = TypeVar("T")
+
+
+class Replicas(Protocol):
+    """The replicas of the data plane, seen from here."""
+
+    async def prove(self, sha256: str) -> dict[str, Any]:
+        """`Replica.prove` on any one of them, with its errors."""
+        ...
+
+    async def broadcast(self, generation: int) -> list[Applied]:
+        """`Replica.apply` on all of them; generation -1 stands for one that did not answer."""
+        ...
+
+    async def describe(self) -> list[ReplicaStatus]:
+        """`Replica.status` of those that answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What an upload became. lagging: replicas that do not serve it yet; they will, by themselves."""
+
+    change: Change
+    no_effect: bool
+    lagging: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """Which version answers now."""
+
+    change: Change
+    lagging: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What is gone. device_bytes: freed in the engines of all replicas; disk_bytes: of files."""
+
+    versions: tuple[int, ...]
+    generation: int
+    device_bytes: int
+    disk_bytes: int
+    lagging: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One adapter as it stands. config is of the active version, or the newest; None if its blob cannot be read."""
+
+    name: str
+    entry: Entry
+    config: AdapterConfig | None
+    resident: dict[int, tuple[str, ...]]
+    requests: int
+
+
+class Registry:
+    """All writes of the server. Every method belongs to one event loop; disk and parsing happen in threads.
+
+    Besides what is said at each method, all raise StorageUnavailableError and StorageFullError.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, blobs: BlobStore, replicas: Replicas, *, answer_within_s: float = ANSWER_WITHIN_S
+    ) -> None:
+        self._catalogue = catalogue
+        self._blobs = blobs
+        self._replicas = replicas
+        self._answer_within_s = answer_within_s
+        self._name_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._blob_lock = asyncio.Lock()
+        self._pinned: Counter[str] = Counter()
+        self._validating = asyncio.Semaphore(VALIDATE_AT_ONCE)
+        self._configs: OrderedDict[str, AdapterConfig] = OrderedDict()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def put(
+        self, name: str, chunks: AsyncIterator[bytes], *, activate: bool = True, if_match: Precondition = None
+    ) -> Put:
+        """Register the artefact in `chunks` under a valid name; the same bytes as a kept version are that version.
+
+        Raises BodyTooLargeError, the FormatError family, ConfigError, BaseMismatchError, GoldenMismatchError,
+        BankFullError, PreconditionFailedError; NotReadyError if no replica could prove it in time.
+        """
+        staged = await asyncio.to_thread(self._blobs.stage)
+        try:
+            await _receive(staged, chunks)
+        except BaseException:
+            staged.close()
+            raise
+        return await self._to_its_end(self._register(name, staged, activate, if_match))
+
+    async def activate(self, name: str, version: int, *, if_match: Precondition = None) -> Activated:
+        """Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError."""
+        return await self._to_its_end(self._activate(name, version, if_match))
+
+    async def delete(self, name: str, version: int | None = None, *, if_match: Precondition = None) -> Deleted:
+        """Remove one version, or the name with all of them.
+
+        Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError (the active version).
+        """
+        return await self._to_its_end(self._delete(name, version, if_match))
+
+    async def page(self, limit: int, after: str = "") -> tuple[list[Listed], str | None]:
+        """Up to `limit` adapters by name, beginning behind `after`; and where to go on, or None at the end."""
+        snapshot = await asyncio.to_thread(self._catalogue.snapshot)
+        names = sorted(name for name in snapshot.adapters if name > after)
+        statuses = await self._describe()
+        page = [await self._listed(name, snapshot.adapters[name], statuses) for name in names[:limit]]
+        return page, names[limit - 1] if len(names) > limit else None
+
+    async def get(self, name: str) -> Listed:
+        """Raises AdapterNotFoundError."""
+        snapshot = await asyncio.to_thread(self._catalogue.snapshot)
+        entry = snapshot.adapters.get(name)
+        if entry is None:
+            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+        return await self._listed(name, entry, await self._describe())
+
+    async def _register(self, name: str, staged: StagedBlob, activate: bool, if_match: Precondition) -> Put:
+        sha256, size_bytes = staged.sha256, staged.size_bytes
+        with staged:
+            async with self._name_lock(name), self._validating:
+                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
+                self._pinned[sha256] += 1
+                deadline_s = time.monotonic() + self._answer_within_s
+                try:
+                    async with self._blob_lock:
+                        await asyncio.to_thread(staged.keep)
+                    proof = await self._prove(sha256, deadline_s)
+                    add = partial(self._catalogue.add_version, activate=activate, if_match=if_match)
+                    change = await asyncio.to_thread(add, name, sha256, size_bytes)
+                finally:
+                    self._pinned[sha256] -= 1
+                    await self._collect({sha256})
+                self._remember(sha256, adapter.config)
+                applied = await self._broadcast(change.generation, deadline_s)
+        return Put(change, bool(proof["no_effect"]), _lagging(applied, change.generation))
+
+    async def _activate(self, name: str, version: int, if_match: Precondition) -> Activated:
+        async with self._name_lock(name):
+            change = await asyncio.to_thread(partial(self._catalogue.activate, name, version, if_match=if_match))
+            applied = await self._broadcast(change.generation, time.monotonic() + self._answer_within_s)
+        return Activated(change, _lagging(applied, change.generation))
+
+    async def _delete(self, name: str, version: int | None, if_match: Precondition) -> Deleted:
+        async with self._name_lock(name):
+            removal: Removal
+            if version is None:
+                removal = await asyncio.to_thread(partial(self._catalogue.delete_name, name, if_match=if_match))
+            else:
+                remove = partial(self._catalogue.delete_version, name, version, if_match=if_match)
+                removal = await asyncio.to_thread(remove)
+            applied = await self._broadcast(removal.generation, time.monotonic() + self._answer_within_s)
+            disk_bytes = await self._collect({row.sha256 for row in removal.versions.values()})
+        return Deleted(
+            tuple(removal.versions),
+            removal.generation,
+            sum(answer.freed_bytes for answer in applied),
+            disk_bytes,
+            _lagging(applied, removal.generation),
+        )
+
+    async def _prove(self, sha256: str, deadline_s: float) -> dict[str, Any]:
+        # A fifth of the time is kept for telling the replicas, so that a slow proof does not end in a needless 202.
+        patience_s = deadline_s - time.monotonic() - self._answer_within_s / 5
+        try:
+            return await asyncio.wait_for(self._replicas.prove(sha256), patience_s)
+        except TimeoutError as error:
+            raise NotReadyError(
+                f"no replica tried the adapter within {patience_s:.0f} s; nothing was registered",
+                hint="send the upload again when the server is less busy",
+                retry_after_s=5,
+            ) from error
+
+    async def _broadcast(self, generation: int, deadline_s: float) -> list[Applied]:
+        try:
+            applied = await asyncio.wait_for(self._replicas.broadcast(generation), deadline_s - time.monotonic())
+        except TimeoutError:
+            applied = []
+        # Nobody answering means that nobody is known to serve it: committed all the same, and followed by polling.
+        return applied or [Applied("unknown", -1, 0)]
+
+    async def _describe(self) -> list[ReplicaStatus]:
+        try:
+            return await asyncio.wait_for(self._replicas.describe(), DESCRIBE_WITHIN_S)
+        except TimeoutError:
+            return []
+
+    async def _collect(self, sha256s: set[str]) -> int:
+        """Delete those blobs that no kept version and no upload under way needs. Returns the bytes freed."""
+        freed_bytes = 0
+        async with self._blob_lock:
+            for sha256 in sha256s:
+                if self._pinned[sha256] > 0:
+                    continue
+                del self._pinned[sha256]
+                if not await asyncio.to_thread(self._catalogue.is_referenced, sha256):
+                    freed_bytes += await asyncio.to_thread(self._blobs.delete, sha256)
+        return freed_bytes
+
+    async def _listed(self, name: str, entry: Entry, statuses: Sequence[ReplicaStatus]) -> Listed:
+        shown = entry.active if entry.active is not None else max(entry.versions)
+        resident = {
+            number: tuple(
+                status.replica_id
+                for status in statuses
+                if status.generation >= entry.generation and row.sha256 not in status.broken
+            )
+            for number, row in entry.versions.items()
+        }
+        config = await self._config(entry.versions[shown].sha256)
+        return Listed(name, entry, config, resident, sum(status.requests.get(name, 0) for status in statuses))
+
+    async def _config(self, sha256: str) -> AdapterConfig | None:
+        if sha256 not in self._configs:
+            try:
+                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(self._blobs.read(sha256)))
+            except (AdaKronError, ServerError):
+                return None  # listing must go on: a damaged blob is no reason to hide the others
+            self._remember(sha256, adapter.config)
+        return self._configs[sha256]
+
+    def _remember(self, sha256: str, config: AdapterConfig) -> None:
+        self._configs[sha256] = config
+        while len(self._configs) > _CACHED_CONFIGS:
+            self._configs.popitem(last=False)
+
+    def _name_lock(self, name: str) -> asyncio.Lock:
+        lock = self._name_locks.get(name)
+        if lock is None:
+            lock = self._name_locks[name] = asyncio.Lock()
+        return lock
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        # A thread that commits cannot be cancelled; if its coroutine could, the clean-up would run before the commit.
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+
+async def _receive(staged: StagedBlob, chunks: AsyncIterator[bytes]) -> None:
+    buffer = bytearray()
+    async for chunk in chunks:
+        buffer += chunk
+        if len(buffer) >= _WRITE_BYTES:
+            await asyncio.to_thread(staged.write, bytes(buffer))
+            buffer.clear()
+    await asyncio.to_thread(staged.write, bytes(buffer))
+
+
+def _lagging(applied: Sequence[Applied], generation: int) -> tuple[str, ...]:
+    return tuple(sorted(answer.replica_id for answer in applied if answer.generation < generation))

@@ -1,0 +1,274 @@
+"""Classification from a checked request to an answer: names resolved and leased, rows batched, outcomes put in order.
+
+    resolve every name once -> rows -> Submission -> outcomes -> answer;  leases released whatever happens
+
+Knows adapters by name and version. Knows nothing of HTTP, JSON text, Ray, or where adapters are stored.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from adakron import Result, Row
+from server.answers import (
+    AdapterAnswer,
+    Answer,
+    Identity,
+    ItemsAnswer,
+    ManyAdaptersAnswer,
+    OneAdapterAnswer,
+    Place,
+    RowAnswer,
+    count_failed,
+    item_answer,
+    row_answer,
+    row_error,
+)
+from server.batcher import Batcher, ClassifyEngine, Lease, Limits, Outcome, Stages, Submission
+from server.errors import DeadlineExceededError, InvalidRequestError, ServerError
+from server.metrics import Metrics
+from server.names import parse_reference
+from server.schemas import (
+    MAX_ROWS,
+    ClassifyRequest,
+    ItemsRequest,
+    OneAdapterRequest,
+    TextInput,
+)
+
+MAX_TIMEOUT_S = 20.0
+DEFAULT_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A name, as it was when the request came: this version, these bytes, held by `lease` until that is released."""
+
+    name: str
+    version: int
+    sha256: str
+    lease: Lease
+
+
+class Resolver(Protocol):
+    """From names to leased versions. `generation` is that of the catalogue table now served."""
+
+    @property
+    def generation(self) -> int: ...
+
+    async def resolve(self, name: str, version: int | None, min_generation: int | None) -> Resolved:
+        """Lease one version; None is the active one. The caller releases the lease.
+
+        Raises AdapterNotFoundError and VersionNotFoundError (404), NotReadyError (503) behind `min_generation`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """An answer with what the reply's headers tell of it.
+
+    adapter  the only adapter that took part, or None where there were several
+    stages   where the time went
+    """
+
+    answer: Answer
+    adapter: Identity | None
+    stages: Stages
+
+
+class Service:
+    """The data plane of one process. All methods belong to one event loop.
+
+    queue_limit_tokens, queue_limit_rows   what may wait before calls are refused with 429; see `batcher.Limits`
+    """
+
+    def __init__(
+        self,
+        engine: ClassifyEngine,
+        resolver: Resolver,
+        *,
+        budget_tokens: int,
+        queue_limit_tokens: int,
+        queue_limit_rows: int = 4096,
+        metrics: Metrics,
+    ) -> None:
+        self.metrics = metrics
+        self._resolver = resolver
+        self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics)
+
+    async def start(self) -> None:
+        """Start the threads; from here on calls are taken."""
+        self._batcher.start()
+
+    async def stop(self, *, grace_s: float = DEFAULT_GRACE_S) -> None:
+        """Refuse new calls at once, finish those inside within `grace_s`, then fail what is left with 503."""
+        await self._batcher.stop(grace_s=grace_s)
+
+    def ready(self) -> bool:
+        """Whether calls are taken: started, not stopping, both threads alive. False for good once a thread died."""
+        return self._batcher.is_running
+
+    async def classify(self, request: ClassifyRequest, *, timeout_s: float = MAX_TIMEOUT_S) -> Classified:
+        """Answer a request within `timeout_s` seconds.
+
+        A row that fails is an error in its place. Raises the first row's error where all failed (422 or 503),
+        InvalidRequestError (422), AdapterNotFoundError and VersionNotFoundError (404), OverloadedError (429),
+        NotReadyError (503), DeadlineExceededError (504).
+        """
+        plan = _plan(request)
+        deadline_s = time.monotonic() + timeout_s
+        adapters: dict[str, Resolved] = {}
+        submission: Submission | None = None
+        limit = asyncio.timeout(timeout_s)
+
+        def release() -> None:
+            for adapter in adapters.values():
+                adapter.lease.release()
+
+        try:
+            async with limit:
+                for reference, param in plan.references.items():
+                    adapters[reference] = await self._resolve(reference, param, request.min_generation)
+                leases = [adapters[reference].lease for reference in plan.adapter_of_row]
+                submission = self._batcher.submit(plan.rows, leases, deadline_s=deadline_s)
+                outcomes = await submission.outcomes()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceededError(
+                f"not answered within {timeout_s:g} s", hint="send fewer texts, or try again when less is going on"
+            ) from error
+        finally:
+            _release_when_idle(release, submission)
+        stages = submission.stages()
+        for stage, seconds in zip(("tokenize", "queue", "forward"), stages, strict=True):
+            self.metrics.stage_s.labels(stage).observe(seconds)
+        return _classified(plan, request, adapters, outcomes, stages)
+
+    async def run_rows(self, rows: Sequence[Row], leases: Sequence[Lease], *, timeout_s: float) -> list[Outcome]:
+        """Rows through the same queue and threads as requests, for probes of readiness. Releases no lease.
+
+        Returns once no thread holds a row. Raises OverloadedError, NotReadyError, EngineFailedError,
+        DeadlineExceededError.
+        """
+        submission = self._batcher.submit(rows, leases, deadline_s=time.monotonic() + timeout_s)
+        idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await submission.outcomes()
+        except TimeoutError as error:
+            raise DeadlineExceededError(f"not answered within {timeout_s:g} s") from error
+        finally:
+            submission.when_idle(idle.set)
+            await idle.wait()
+
+    async def _resolve(self, reference: str, param: str, min_generation: int | None) -> Resolved:
+        name, version = parse_reference(reference, param=param)
+        try:
+            return await self._resolver.resolve(name, version, min_generation)
+        except ServerError as error:
+            error.param = error.param or param
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A request unrolled: its rows in order, each with its adapter and the place it stood in the request."""
+
+    references: dict[str, str]  # every different reference, and the first place that named it
+    rows: list[Row]
+    adapter_of_row: list[str]
+    place_of_row: list[Place]
+
+
+def _plan(request: ClassifyRequest) -> _Plan:
+    if isinstance(request, ItemsRequest):
+        rows = [_row(item, request.truncate) for item in request.items]
+        named = [item.adapter for item in request.items]
+        references: dict[str, str] = {}
+        for index, reference in enumerate(named):
+            references.setdefault(reference, f"items.{index}.adapter")
+        return _Plan(references, rows, named, [Place(f"items.{index}") for index in range(len(rows))])
+    if isinstance(request, OneAdapterRequest):
+        references = {request.adapter: "adapter"}
+        adapters = [request.adapter]
+    else:
+        references = {}
+        for index, reference in enumerate(request.adapters):
+            references.setdefault(reference, f"adapters.{index}")
+        adapters = request.adapters
+    if isinstance(request.inputs, str):
+        inputs, places = [_row(request.inputs, request.truncate)], [Place("inputs", is_string=True)]
+    else:
+        inputs = [_row(text, request.truncate) for text in request.inputs]
+        places = [Place(f"inputs.{index}", isinstance(text, str)) for index, text in enumerate(request.inputs)]
+    if len(inputs) * len(adapters) > MAX_ROWS:
+        raise InvalidRequestError(
+            f"{len(inputs)} inputs through {len(adapters)} adapters are {len(inputs) * len(adapters)} rows",
+            param="inputs",
+            hint=f"a call has at most {MAX_ROWS} rows",
+        )
+    # Adapter by adapter, as the answer is ordered.
+    return _Plan(
+        references,
+        inputs * len(adapters),
+        [reference for reference in adapters for _ in inputs],
+        places * len(adapters),
+    )
+
+
+def _row(text: str | TextInput, truncate: bool) -> Row:
+    if isinstance(text, str):
+        return Row(text=text, truncate=truncate)
+    return Row(text=text.text, text_pair=text.text_pair, truncate=truncate)
+
+
+def _release_when_idle(release: Callable[[], None], submission: Submission | None) -> None:
+    # A thread may still hold rows of a call that was cancelled or timed out; their slot must stay theirs until then.
+    if submission is None:
+        release()
+    else:
+        submission.when_idle(release)
+
+
+def _classified(
+    plan: _Plan,
+    request: ClassifyRequest,
+    adapters: dict[str, Resolved],
+    outcomes: list[Outcome],
+    stages: Stages,
+) -> Classified:
+    failed = count_failed(outcomes)
+    if failed == len(outcomes) and not isinstance(outcomes[0], Result):
+        raise row_error(outcomes[0], plan.place_of_row[0])
+    rows = [
+        row_answer(outcome, place, top_k=request.top_k)
+        for outcome, place in zip(outcomes, plan.place_of_row, strict=True)
+    ]
+    identities: dict[str, Identity] = {
+        reference: {"adapter": adapter.name, "version": adapter.version, "sha256": adapter.sha256}
+        for reference, adapter in adapters.items()
+    }
+    answer = _answer(request, rows, [identities[reference] for reference in plan.adapter_of_row])
+    if failed:
+        answer["errors"] = failed
+    only = next(iter(identities.values())) if len(identities) == 1 else None
+    return Classified(answer, only, stages)
+
+
+def _answer(request: ClassifyRequest, rows: list[RowAnswer], identities: list[Identity]) -> Answer:
+    """The answer in the request's form; identities[i] is the adapter that made rows[i]."""
+    if isinstance(request, ItemsRequest):
+        items = [item_answer(identity, row) for identity, row in zip(identities, rows, strict=True)]
+        return ItemsAnswer(results=items)
+    if isinstance(request, OneAdapterRequest):
+        only = identities[0]
+        return OneAdapterAnswer(adapter=only["adapter"], version=only["version"], sha256=only["sha256"], results=rows)
+    step = len(rows) // len(request.adapters)
+    starts = range(0, len(rows), step)
+    return ManyAdaptersAnswer(
+        results=[AdapterAnswer(**identities[start], results=rows[start : start + step]) for start in starts]
+    )

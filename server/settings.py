@@ -1,0 +1,72 @@
+"""What an operator can set: one frozen object, filled from ADAKRON_* variables and the flags of `adakron serve`.
+
+Flags win over variables. Read once, in the launching process, and handed to the replicas as data: nothing else in the
+server looks at the environment. Knows nothing of Ray or of the engine.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "ADAKRON_"
+
+
+class Settings(BaseSettings):
+    """Raises pydantic.ValidationError for an unknown key, a wrong type, a value out of bounds or a public address."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on; loopback only, as there are no keys yet")
+    port: int = Field(8000, ge=1, le=65_535, description="port to listen on")
+    replicas: PositiveInt | None = Field(
+        None, le=64, description="processes that hold the encoder (default: one per GPU, else half the cores)"
+    )
+    backbone: str = Field("default", min_length=1, max_length=512, description="hub id or folder of the encoder")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the encoder")
+    state_dir: Path = Field(Path("~/.local/state/adakron"), description="catalogue and stored adapters")
+    batch_budget_tokens: int | None = Field(
+        None, ge=512, le=1_048_576, description="most tokens in one batch (default: 2048 on a CPU, 16384 on a GPU)"
+    )
+    device_budget_bytes: PositiveInt | None = Field(
+        None, description="most bytes of adapters held by one replica (default: no limit of our own)"
+    )
+    adapters_dir: Path | None = Field(None, description="folder of adapters to start with (default: the shipped ones)")
+    plain: bool = Field(False, description="Ray's Python proxy instead of HAProxy: slower, runs anywhere")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="least severity logged")
+
+    @property
+    def catalogue_path(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "catalogue.sqlite"
+
+    @property
+    def blobs_dir(self) -> Path:
+        """The stored artefacts."""
+        return self.state_dir / "blobs"
+
+    @field_validator("host")
+    @classmethod
+    def _refuse_public_address(cls, host: str) -> str:
+        loopback = host == "localhost" or _is_loopback(host)
+        if not loopback:
+            raise ValueError(
+                f"{host!r} is not a loopback address, and this release has no keys: anybody who reaches it could "
+                "replace adapters. Use 127.0.0.1 and put an authenticating proxy in front"
+            )
+        return host
+
+    @field_validator("state_dir", "adapters_dir")
+    @classmethod
+    def _make_absolute(cls, folder: Path | None) -> Path | None:
+        return None if folder is None else folder.expanduser().absolute()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

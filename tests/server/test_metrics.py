@@ -1,0 +1,115 @@
+import asyncio
+
+import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message, Receive, Scope, Send
+
+from server.metrics import Metrics, RequestRecorder, merge
+
+
+def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_two_of_them_count_apart_and_neither_globally() -> None:
+    one, two = Metrics(), Metrics()
+    one.rows.inc(3)
+    assert samples(one.render())["adakron_rows_total", ()] == 3
+    assert samples(two.render())["adakron_rows_total", ()] == 0
+    assert not any(family.name.startswith("adakron") for family in REGISTRY.collect())
+
+
+def test_no_metric_has_an_adapter_as_a_label() -> None:
+    own = Metrics()
+    for metric in vars(own).values():
+        assert "adapter" not in getattr(metric, "_labelnames", ())
+
+
+def test_merge_labels_every_sample_with_its_replica() -> None:
+    one, two = Metrics(), Metrics()
+    one.rows.inc(3)
+    two.rows.inc(4)
+    one.stage_s.labels("queue").observe(0.02)
+    merged = samples(merge({"r1": one.render(), "r2": two.render()}))
+    assert merged["adakron_rows_total", (("replica", "r1"),)] == 3
+    assert merged["adakron_rows_total", (("replica", "r2"),)] == 4
+    assert merged["adakron_stage_seconds_count", (("replica", "r1"), ("stage", "queue"))] == 1
+    assert all(("replica", "r1") in labels or ("replica", "r2") in labels for _, labels in merged)
+
+
+def test_merge_loses_no_sample_and_no_bucket() -> None:
+    own = Metrics()
+    own.batch_rows.observe(7)
+    own.requests.labels("/v1/classify", "200").inc()
+    before = samples(own.render())
+    merged = samples(merge({"r1": own.render()}))
+    assert merged == {
+        (name, tuple(sorted([*labels, ("replica", "r1")]))): value for (name, labels), value in before.items()
+    }
+
+
+def test_merge_declares_every_family_once() -> None:
+    text = merge({"r1": Metrics().render(), "r2": Metrics().render()}).decode()
+    types = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(types) == len(set(types)) > 5
+
+
+def test_merge_of_nothing_is_empty() -> None:
+    assert merge({}) == b""
+
+
+def test_merge_of_something_else_raises() -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        merge({"r1": b"<html>"})
+
+
+def scope_of(path: str = "/x") -> Scope:
+    return {"type": "http", "path": path, "headers": []}
+
+
+async def receive() -> Message:
+    return {"type": "http.request"}
+
+
+async def send(message: Message) -> None:
+    pass
+
+
+async def test_a_request_counts_under_its_route_and_status() -> None:
+    class Route:
+        path = "/v1/things/{name}"
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = Route()
+        await send({"type": "http.response.start", "status": 418})
+
+    own = Metrics()
+    await RequestRecorder(app, own)(scope_of(), receive, send)
+    counted = samples(own.render())
+    assert counted["adakron_requests_total", (("code", "418"), ("route", "/v1/things/{name}"))] == 1
+    assert counted["adakron_request_seconds_count", (("route", "/v1/things/{name}"),)] == 1
+
+
+async def test_unknown_paths_count_under_one_name() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 404})
+
+    own = Metrics()
+    for number in range(100):
+        await RequestRecorder(app, own)(scope_of(f"/{number}"), receive, send)
+    assert samples(own.render())["adakron_requests_total", (("code", "404"), ("route", "other"))] == 100
+
+
+async def test_a_client_that_left_counts_as_499() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise asyncio.CancelledError
+
+    own = Metrics()
+    with pytest.raises(asyncio.CancelledError):
+        await RequestRecorder(app, own)(scope_of(), receive, send)
+    assert samples(own.render())["adakron_requests_total", (("code", "499"), ("route", "other"))] == 1

@@ -1,0 +1,54 @@
+import pytest
+
+from server.errors import InvalidRequestError
+from server.names import RESERVED_SEGMENTS, Reference, check_name, parse_reference
+
+
+@pytest.mark.parametrize("name", ["a", "sst2", "acme/spam", "0.1_b-c", "a.b/c-d", "a" * 64, "a" * 64 + "/" + "b" * 64])
+def test_names_of_the_grammar_pass(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["", "A", "é", "１", "a b", "a\n", "a\x00", "-a", ".a", "_a", "a..b", "a--b", "a@1", "a" * 65],
+        *["a/", "/a", "a//b", "a/b/c", "../a", "a%2fb", "a\\b", "a/" + "b" * 65],
+    ],
+)
+def test_names_outside_the_grammar_are_refused(name: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        check_name(name)
+
+
+@pytest.mark.parametrize("segment", sorted(RESERVED_SEGMENTS))
+def test_reserved_segments_are_refused_in_either_place(segment: str) -> None:
+    for name in (segment, f"acme/{segment}", f"{segment}/spam"):
+        with pytest.raises(InvalidRequestError, match="reserved"):
+            check_name(name)
+
+
+@pytest.mark.parametrize("name", ["activated", "my-docs", "stats2", "infos/healthy", "openapi.jsonl"])
+def test_names_that_look_like_reserved_ones_pass(name: str) -> None:
+    assert check_name(name) == name
+
+
+def test_reference_without_version_means_the_active_one() -> None:
+    assert parse_reference("acme/spam") == Reference("acme/spam", None)
+
+
+def test_reference_with_version_pins_it() -> None:
+    assert parse_reference("acme/spam@12") == Reference("acme/spam", 12)
+
+
+@pytest.mark.parametrize("version", ["", "0", "01", "-1", "1.0", "x", "1@2", "１", "1" * 10, " 1"])
+def test_malformed_version_is_refused(version: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not a version"):
+        parse_reference(f"sst2@{version}")
+
+
+def test_refusal_names_the_field_and_quotes_little() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_reference("X" * 10_000, param="items.3.adapter")
+    assert caught.value.param == "items.3.adapter"
+    assert len(caught.value.message) < 150

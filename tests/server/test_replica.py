@@ -1,0 +1,371 @@
+"""A replica follows the catalogue: atomically, in spite of damaged blobs, and whether or not it is told."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from adakron import Adapter
+from adakron.errors import BankFullError, BaseMismatchError
+from server.blobs import BlobStore
+from server.catalogue import Catalogue
+from server.errors import AdapterNotFoundError, NotReadyError, StorageUnavailableError, VersionNotFoundError
+from server.replica import Replica
+from tests.server.fakes import FakeEngine, tiny_adapter
+
+ONE, TWO, THREE = (tiny_adapter(seed) for seed in (1, 2, 3))
+
+
+class Store:
+    """The catalogue and the blobs as the registry writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = Catalogue(folder / "catalogue.sqlite", is_writer=True)
+        self.reader = Catalogue(folder / "catalogue.sqlite", is_writer=False)
+        self.blobs = BlobStore(folder / "blobs")
+
+    def add(self, name: str, adapter: Adapter, *, activate: bool = True) -> int:
+        with self.blobs.stage() as staged:
+            staged.write(adapter.to_bytes())
+            staged.keep()
+        return self.writer.add_version(name, adapter.sha256, adapter.size_bytes, activate=activate).generation
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path)
+    yield opened
+    opened.writer.close()
+    opened.reader.close()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def replica(store: Store, engine: FakeEngine) -> AsyncIterator[Replica]:
+    made = Replica(engine, store.reader, store.blobs, replica_id="r1", poll_interval_s=0.02)
+    yield made
+    await made.stop()
+
+
+async def test_load_takes_all_that_was_committed(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("y", TWO)
+    replica.load()
+    assert (replica.generation, replica.names(), set(engine.adapters)) == (2, ("x", "y"), {ONE.sha256, TWO.sha256})
+
+
+async def test_same_bytes_under_two_names_take_one_slot(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("y", ONE)
+    replica.load()
+    assert engine.added == [ONE.sha256]
+
+
+async def test_bare_name_means_the_active_version(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO)
+    store.writer.activate("x", 1)
+    replica.load()
+    resolved = await replica.resolve("x", None, None)
+    assert (resolved.name, resolved.version, resolved.sha256) == ("x", 1, ONE.sha256)
+
+
+async def test_pinned_version_is_served_whether_active_or_not(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO)
+    replica.load()
+    assert (await replica.resolve("x", 1, None)).sha256 == ONE.sha256
+    assert (await replica.resolve("x", 2, None)).sha256 == TWO.sha256
+
+
+async def test_resolved_lease_is_counted_and_given_back(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    resolved = await replica.resolve("x", None, None)
+    assert engine.leased[ONE.sha256] == 1
+    resolved.lease.release()
+    assert engine.leased[ONE.sha256] == 0
+
+
+async def test_unknown_name_is_looked_for_in_the_catalogue_once(store: Store, replica: Replica) -> None:
+    replica.load()
+    store.add("x", ONE)
+    assert (await replica.resolve("x", None, None)).version == 1
+
+
+async def test_unknown_version_is_looked_for_in_the_catalogue_once(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    store.add("x", TWO)
+    assert (await replica.resolve("x", 2, None)).version == 2
+
+
+async def test_known_name_is_resolved_without_the_catalogue(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    store.reader.path.rename(store.reader.path.with_suffix(".gone"))
+    store.reader.close()
+    assert (await replica.resolve("x", None, None)).version == 1
+
+
+async def test_unknown_name_with_the_catalogue_away_is_not_called_unknown(store: Store, replica: Replica) -> None:
+    replica.load()
+    store.reader.path.rename(store.reader.path.with_suffix(".gone"))
+    store.reader.close()
+    with pytest.raises(StorageUnavailableError):
+        await replica.resolve("x", None, None)
+
+
+async def test_unknown_name_raises_with_the_nearest_one(store: Store, replica: Replica) -> None:
+    store.add("acme/spam", ONE)
+    with pytest.raises(AdapterNotFoundError) as caught:
+        await replica.resolve("acme/span", None, None)
+    assert caught.value.hint == "did you mean 'acme/spam'?"
+
+
+async def test_unknown_name_in_an_empty_catalogue_says_how_to_register(replica: Replica) -> None:
+    with pytest.raises(AdapterNotFoundError) as caught:
+        await replica.resolve("x", None, None)
+    assert "PUT" in str(caught.value.hint)
+
+
+async def test_hint_among_ten_thousand_names_is_quick(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.replica import _did_you_mean
+
+    known = [f"tenant-{n:05d}" for n in range(10_000)]
+    started_s = time.perf_counter()
+    _did_you_mean("tenant-0x012", known)
+    assert time.perf_counter() - started_s < 0.1
+
+
+async def test_unknown_version_raises_and_names_those_kept(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    with pytest.raises(VersionNotFoundError) as caught:
+        await replica.resolve("x", 9, None)
+    assert "x@1" in str(caught.value.hint)
+
+
+async def test_name_with_only_staged_versions_answers_pinned_alone(store: Store, replica: Replica) -> None:
+    store.add("x", ONE, activate=False)
+    assert (await replica.resolve("x", 1, None)).version == 1
+    assert replica.names() == ()
+    with pytest.raises(AdapterNotFoundError) as caught:
+        await replica.resolve("x", None, None)
+    assert "x@1" in str(caught.value.hint)
+
+
+async def test_min_generation_catches_up_first(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    generation = store.add("x", TWO)
+    assert (await replica.resolve("x", None, generation)).version == 2
+
+
+async def test_min_generation_of_the_future_raises(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    with pytest.raises(NotReadyError):
+        await replica.resolve("x", None, 7)
+
+
+async def test_apply_reports_generation_and_bytes_freed(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    generation = store.writer.delete_name("x").generation
+    assert await replica.apply(generation) == ("r1", generation, ONE.size_bytes)
+    assert await replica.apply(generation) == ("r1", generation, ONE.size_bytes)
+
+
+async def test_apply_of_what_is_already_served_frees_nothing(store: Store, replica: Replica) -> None:
+    generation = store.add("x", ONE)
+    replica.load()
+    assert await replica.apply(generation) == ("r1", generation, 0)
+
+
+async def test_apply_reports_a_lower_generation_if_the_change_cannot_be_loaded(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    store.add("x", ONE)
+    engine.refuse[TWO.sha256] = BankFullError("full")
+    generation = store.add("y", TWO)
+    assert (await replica.apply(generation)).generation < generation
+    later = store.add("z", THREE)
+    assert (await replica.apply(later)).generation == later
+
+
+async def test_sync_after_a_commit_sees_it_even_if_one_is_running(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        go_on.wait(5)
+
+    engine.before_add = wait
+    store.add("x", ONE)
+    first = asyncio.create_task(replica.sync())
+    await asyncio.to_thread(entered.wait, 5)
+    generation = store.add("y", TWO)
+    second = asyncio.create_task(replica.apply(generation))
+    await asyncio.sleep(0.01)
+    go_on.set()
+    assert (await second).generation == generation
+    await first
+
+
+async def test_many_unknown_names_at_once_share_the_look_up(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    real = store.reader.generation
+
+    def counted() -> int:
+        nonlocal reads
+        reads += 1
+        return real()
+
+    monkeypatch.setattr(store.reader, "generation", counted)
+    answers = await asyncio.gather(*(replica.resolve(f"n{n}", None, None) for n in range(200)), return_exceptions=True)
+    assert all(isinstance(answer, AdapterNotFoundError) for answer in answers)
+    assert reads <= 3
+
+
+async def test_replica_that_nobody_told_catches_up_by_polling(store: Store, replica: Replica) -> None:
+    replica.load()
+    await replica.start()
+    store.add("x", ONE)
+    async with asyncio.timeout(5):
+        while replica.generation == 0:
+            await asyncio.sleep(0.01)
+    assert replica.names() == ("x",)
+
+
+async def test_polling_survives_a_catalogue_that_cannot_be_read(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 0
+
+    def broken() -> int:
+        nonlocal failures
+        failures += 1
+        raise StorageUnavailableError("away")
+
+    replica.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(store.reader, "generation", broken)
+        await replica.start()
+        async with asyncio.timeout(5):
+            while failures < 2:
+                await asyncio.sleep(0.01)
+    store.add("x", ONE)
+    async with asyncio.timeout(5):
+        while replica.generation == 0:
+            await asyncio.sleep(0.01)
+
+
+async def test_damaged_blob_blocks_only_its_own_adapter(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("y", TWO)
+    store.blobs.delete(ONE.sha256)
+    replica.load()
+    assert (await replica.resolve("y", None, None)).version == 1
+    with pytest.raises(NotReadyError, match="cannot be served"):
+        await replica.resolve("x", None, None)
+    assert set(replica.status().broken) == {ONE.sha256}
+
+
+async def test_damaged_blob_of_a_resident_adapter_changes_nothing(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    store.blobs.delete(ONE.sha256)
+    generation = store.add("y", TWO)
+    await replica.apply(generation)
+    assert (await replica.resolve("x", None, None)).version == 1
+    assert replica.status().broken == {}
+
+
+async def test_repaired_blob_is_loaded_by_a_later_sync(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.replica.BROKEN_RETRY_S", 0.0)
+    store.add("x", ONE)
+    store.blobs.delete(ONE.sha256)
+    replica.load()
+    store.add("x", ONE)
+    await replica.sync()
+    assert (await replica.resolve("x", None, None)).version == 1
+
+
+async def test_loader_that_raises_anything_blocks_only_its_adapter(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    engine.refuse[ONE.sha256] = MemoryError("with /a/path in it")
+    store.add("x", ONE)
+    store.add("y", TWO)
+    replica.load()
+    assert replica.status().broken == {ONE.sha256: "MemoryError"}
+    assert (await replica.resolve("y", None, None)).version == 1
+
+
+async def test_prove_serves_nothing(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    with store.blobs.stage() as staged:
+        staged.write(ONE.to_bytes())
+        staged.keep()
+    assert await replica.prove(ONE.sha256) == {"no_effect": False, "examples": 0}
+    assert engine.adapters == {}
+
+
+async def test_prove_raises_what_the_engine_finds(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    store.add("x", ONE)
+    engine.refuse[ONE.sha256] = BaseMismatchError("made for another backbone")
+    with pytest.raises(BaseMismatchError):
+        await replica.prove(ONE.sha256)
+
+
+async def test_status_counts_calls_by_name(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    await replica.resolve("x", None, None)
+    await replica.resolve("x", 1, None)
+    status = replica.status()
+    assert (status.requests, status.adapter_bytes, status.replica_id) == ({"x": 2}, ONE.size_bytes, "r1")
+
+
+async def test_replacing_under_load_never_leaves_a_name_without_version(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    """Each replacement removes the former version at once, so the look-up races with the removal all the time."""
+    store.add("x", ONE)
+    replica.load()
+    stop = threading.Event()
+
+    def replace() -> None:
+        for step in range(60):
+            generation = store.writer.add_version("x", (TWO, ONE)[step % 2].sha256, 1).generation
+            former = 1 + step
+            store.writer.delete_version("x", former)
+            replica._sync()
+            assert replica.generation >= generation
+        stop.set()
+
+    with store.blobs.stage() as staged:
+        staged.write(TWO.to_bytes())
+        staged.keep()
+    replacing = asyncio.create_task(asyncio.to_thread(replace))
+    seen = set()
+    while not stop.is_set() and not replacing.done():
+        for _ in range(50):
+            resolved = await replica.resolve("x", None, None)
+            seen.add(resolved.version)
+            resolved.lease.release()
+        await asyncio.sleep(0)
+    await replacing
+    assert len(seen) > 3

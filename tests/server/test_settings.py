@@ -1,0 +1,62 @@
+"""Settings: defaults, what is refused, and that nothing can change them later."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings
+
+
+def test_defaults_listen_on_loopback() -> None:
+    assert (Settings().host, Settings().port) == ("127.0.0.1", 8000)
+
+
+def test_variable_fills_the_field_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAKRON_BATCH_BUDGET_TOKENS", "1024")
+    assert Settings().batch_budget_tokens == 1024
+
+
+def test_argument_wins_over_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAKRON_PORT", "9000")
+    assert Settings(port=9001).port == 9001
+
+
+def test_paths_are_absolute_and_home_is_expanded() -> None:
+    assert Settings(state_dir=Path("~/x")).state_dir == Path.home() / "x"
+    assert Settings(adapters_dir=Path("here")).adapters_dir == Path.cwd() / "here"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_loopback_host_is_taken(host: str) -> None:
+    assert Settings(host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", ""])
+def test_public_host_is_refused_with_the_reason(host: str) -> None:
+    with pytest.raises(ValidationError, match="no keys"):
+        Settings(host=host)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 0},
+        {"port": 65_536},
+        {"replicas": 0},
+        {"device": "tpu"},
+        {"dtype": "float16"},
+        {"batch_budget_tokens": 1},
+        {"device_budget_bytes": 0},
+        {"log_level": "LOUD"},
+        {"colour": "red"},
+    ],
+)
+def test_value_out_of_bounds_or_unknown_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Settings.model_validate(wrong)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
