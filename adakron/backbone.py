@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 from adakron.config import Fingerprint
 from adakron.errors import BackboneError
 from adakron.families import family_named, sites
+from adakron.random_backbone import PREFIX, random_encoder
 
 DEFAULT = "default"
 DEFAULT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -82,6 +83,8 @@ class Backbone:
 
         Raises BackboneError: not found, wrong bytes, unsupported family, incomplete checkpoint.
         """
+        if name.startswith(PREFIX):
+            return cls.from_model(*random_encoder(name), name)
         source, label, pinned = _locate(name, revision)
         try:
             config = AutoConfig.from_pretrained(source, revision=pinned, trust_remote_code=False)
@@ -94,10 +97,9 @@ class Backbone:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=pinned, trust_remote_code=False)
             file = cached_file(source, "tokenizer.json", revision=pinned, _raise_exceptions_for_missing_entries=False)
-            text = Path(file).read_bytes() if file else tokenizer.backend_tokenizer.to_str().encode()
-            fast = Tokenizer.from_str(text.decode("utf-8"))
+            text = Path(file).read_bytes() if file else _converted_tokenizer(source, pinned, config.vocab_size)
+            tokenizer = Tokenizer.from_str(text.decode("utf-8"))
         except BackboneError:
             raise
         except Exception as error:  # the libraries raise whatever they like for a broken folder
@@ -106,20 +108,13 @@ class Backbone:
                 f"cannot load the backbone {name!r}: {first_line[:300]}",
                 hint="name a hub id or a folder with config.json, model.safetensors and tokenizer.json",
             ) from error
-        missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if missing:
             raise BackboneError(
                 f"the checkpoint {name!r} lacks {len(missing)} tensors of the encoder, {missing[0]} first"
             )
         has_pooler = not any(key.startswith("pooler.") for key in report["missing_keys"])
-        if 2 * fast.get_vocab_size() < model.config.vocab_size:
-            # transformers makes up a tokenizer of special tokens alone where the checkpoint holds none
-            raise BackboneError(
-                f"the checkpoint {name!r} has no tokenizer of its own: {fast.get_vocab_size()} tokens for a vocabulary "
-                f"of {model.config.vocab_size}",
-                hint="add its tokenizer.json",
-            )
-        return cls.from_model(model, fast, label, pinned, text, has_pooler=has_pooler)
+        return cls.from_model(model, tokenizer, label, pinned, text, has_pooler=has_pooler)
 
     @classmethod
     def from_model(
@@ -171,6 +166,17 @@ def fingerprint(model: PreTrainedModel, tokenizer_json: bytes) -> Fingerprint:
         weights_sha256=digest.hexdigest(),
         tokenizer_sha256=hashlib.sha256(tokenizer_json).hexdigest(),
     )
+
+
+def _converted_tokenizer(source: str, revision: str | None, vocab_size: int) -> bytes:
+    """A tokenizer.json made by transformers from older files: vocab.txt, a SentencePiece model.
+
+    Raises BackboneError where there is none of them: transformers then makes up a tokenizer of special tokens alone.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False).backend_tokenizer
+    if 2 * tokenizer.get_vocab_size() < vocab_size:
+        raise BackboneError(f"the checkpoint {source!r} has no tokenizer of its own", hint="add its tokenizer.json")
+    return bytes(tokenizer.to_str().encode())
 
 
 def _locate(name: str, revision: str | None) -> tuple[str, str, str | None]:

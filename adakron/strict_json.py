@@ -33,7 +33,7 @@ def parse_json_object(text: str | bytes, what: str, max_digits: int = 64) -> dic
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                raise ConfigError(f"{what}: the key {_shown(key)!r} stands twice", key=_shown(key))
+                raise ConfigError(f"{what}: the key {key[:80]!r} stands twice", key=_shown(key))
             seen[key] = value
         return seen
 
@@ -44,7 +44,7 @@ def parse_json_object(text: str | bytes, what: str, max_digits: int = 64) -> dic
         def parsed(digits: str) -> int | float:
             if len(digits) > max_digits:
                 raise ConfigError(f"{what}: a number of {len(digits)} digits")
-            value = parse(digits)
+            value = parse(digits) if digits != "-0" else -0.0  # no integer has that sign: safetensors refuses it
             if not math.isfinite(value):
                 raise ConfigError(f"{what}: {digits} is too large a number")
             return value

@@ -3,7 +3,8 @@
 All sizes differ from each other (and K from Q), so that a swapped axis or factor order cannot pass.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,3 +111,12 @@ def tiny_adapter(
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: scale * torch.randn(shape, generator=generator) for name, shape in expected_shapes(config).items()}
     return Adapter.build(config, tensors, expected)
+
+
+def safetensors_file(header: Mapping[str, Any] | str | bytes, data: bytes = b"") -> bytes:
+    """A safetensors container written by hand, so that it can be wrong: header as an object, as text or as bytes."""
+    if isinstance(header, Mapping):
+        header = json.dumps(header)
+    if isinstance(header, str):
+        header = header.encode()
+    return len(header).to_bytes(8, "little") + header + data

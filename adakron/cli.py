@@ -1,0 +1,270 @@
+"""The verbs that need no server: train, eval, inspect.
+
+Exit codes: 0 done, 1 refused or failed (one line on stderr, with a hint where there is one), 2 wrong usage,
+130 interrupted. Heavy modules are imported by the verb that needs them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from adakron.errors import AdaKronError, DataError
+
+if TYPE_CHECKING:
+    from adakron.text import TextOrPair
+    from adakron.training.recipe import Recipe
+    from adakron.training.records import About
+
+Verb = Callable[[argparse.Namespace], int]
+
+_TRAINING_EXTRA = {"datasets", "accelerate", "sklearn", "scipy"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Raises SystemExit(2) for wrong usage, SystemExit(0) for --help."""
+    parser = argparse.ArgumentParser(prog="adakron", description="AdaKron adapters: train, evaluate, inspect.")
+    add_commands(parser.add_subparsers(dest="verb", required=True, metavar="VERB"))
+    parsed = parser.parse_args(arguments)
+    return run(parsed.run, parsed)
+
+
+def run(verb: Verb, parsed: argparse.Namespace) -> int:
+    """Call a verb and turn its errors into one line and an exit code."""
+    try:
+        return verb(parsed)
+    except AdaKronError as error:
+        _complain(str(error), error.hint)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAINING_EXTRA:
+            raise
+        _complain(f"this verb needs the package {error.name}", 'pip install "adakron[train]"')
+        return 1
+    except OSError as error:
+        _complain(f"{error.filename or 'input/output'}: {error.strerror or error}", None)
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted", None)
+        return 130
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add train, eval and inspect; each sets `run`, which takes the parsed arguments and returns an exit code."""
+    _add_train(subparsers.add_parser("train", help="train an adapter on labelled text", allow_abbrev=False))
+    _add_eval(subparsers.add_parser("eval", help="score an adapter on labelled text", allow_abbrev=False))
+    inspect = subparsers.add_parser("inspect", help="say what an artefact is, or why it is none", allow_abbrev=False)
+    inspect.add_argument("path", metavar="FILE|FOLDER")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=_inspect)
+
+
+def _complain(message: str, hint: str | None) -> None:
+    line = " ".join(message.split())
+    print(f"adakron: {line}{f' ({hint})' if hint else ''}", file=sys.stderr)
+
+
+def _inspect(parsed: argparse.Namespace) -> int:
+    from adakron.inspection import inspect, table
+
+    facts = inspect(parsed.path)
+    print(json.dumps(facts, ensure_ascii=False, indent=1) if parsed.json else table(facts))
+    return 0
+
+
+_RECIPE_HELP = {
+    "name": "name of the adapter",
+    "backbone": "hub id or folder of the encoder",
+    "method": "train one adapter a layer, or several experts that are averaged on export",
+    "experts": "experts of MAdaKron",
+    "bottleneck": "r, the width of the bottleneck",
+    "factor": "k, the rows of the smaller factor; r must be a multiple of it",
+    "first_layer": "leave the layers below without adapter",
+    "head": "one linear map, or RoBERTa's two with tanh",
+    "pooling": "what the head sees",
+    "max_length": "tokens a row may have",
+    "problem_type": "default: told by the labels",
+    "metric": "chooses the best epoch; default: accuracy, macro_f1 or pearson",
+    "train_splits": "splits to train on, with commas",
+    "max_rows": "train on so many rows, chosen by seed",
+    "lr": "learning rate",
+    "schedule": "of the learning rate",
+    "warmup": "share of the steps in which the learning rate rises",
+    "weight_decay": "of AdamW",
+    "dropout": "before the head",
+    "encoder_dropout": "inside the encoder",
+    "label_smoothing": "share of the target spread over all labels",
+    "epochs": "at most so many",
+    "evaluations": "in an epoch; the best of all is kept",
+    "batch": "rows in a step",
+    "patience": "stop after so many epochs without a better score",
+    "seed": "of everything random",
+    "dtype": "of the matrix products",
+    "full_lr": "learning rate of the full fine-tuning of --baselines",
+    "full_epochs": "its epochs",
+}
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", required=True, help="folder, or hub data set as owner/name or owner/name:configuration"
+    )
+    parser.add_argument("--out", help="folder to write (runs/NAME)")
+    parser.add_argument("--like", metavar="FOLDER", help="take settings and golden texts from a folder trained before")
+    parser.add_argument("--examples", metavar="FILE", help="golden texts as in expected.json; logits there are ignored")
+    parser.add_argument("--about", metavar="FILE", help="JSON for the card: data, licence, limits")
+    parser.add_argument("--baselines", action="store_true", help="also train the whole encoder and a linear probe")
+    parser.add_argument(
+        "--work", metavar="DIR", help="where finished baselines are kept and found again (OUT/baselines)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what the data is and stop")
+    _add_recipe(parser.add_argument_group("settings, each with its default"))
+    parser.set_defaults(run=_train)
+
+
+def _add_recipe(group: "argparse._ArgumentGroup") -> None:
+    """One flag a field of Recipe; a flag that is not given leaves no trace, so that --like can fill it."""
+    import types
+    from typing import Literal, Union, get_origin, get_type_hints
+
+    from adakron.training.recipe import Recipe
+
+    hints = get_type_hints(Recipe)
+    for item in fields(Recipe):
+        kind: Any = hints[item.name]
+        if get_origin(kind) in (Union, types.UnionType):
+            kind = next(part for part in get_args(kind) if part is not type(None))
+        default = None if item.default is MISSING else item.default
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        flag: dict[str, Any] = {
+            "dest": f"recipe_{item.name}",
+            "default": argparse.SUPPRESS,
+            "help": _RECIPE_HELP[item.name] + (f" ({shown})" if shown is not None else ""),
+        }
+        if get_origin(kind) is Literal:
+            flag["choices"] = get_args(kind)
+        elif get_origin(kind) is tuple:
+            flag["type"], flag["metavar"] = _comma_separated, "NAMES"
+        else:
+            flag["type"], flag["metavar"] = kind, {int: "N", float: "X", str: "TEXT"}[kind]
+        group.add_argument(f"--{item.name.replace('_', '-')}", **flag)
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from adakron.backbone import Backbone
+    from adakron.training.card import write_card
+    from adakron.training.data import load_task
+    from adakron.training.metrics import choose_metric
+    from adakron.training.records import results, settings, write_folder
+    from adakron.training.run import full_fine_tuning, linear_probe, train_adapter
+    from adakron.training.statistics import measure
+
+    _quiet_libraries()
+    recipe, about = _recipe(parsed)
+    examples = _examples(parsed)
+    data = load_task(
+        parsed.data,
+        train_splits=recipe.train_splits,
+        problem_type=recipe.problem_type,
+        max_rows=recipe.max_rows,
+        seed=recipe.seed,
+    )
+    metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
+    print(f"{recipe.name}: {data.problem_type}, best epoch by {metric}")
+    backbone = Backbone.load(recipe.backbone)
+    print("\n".join(measure(data, backbone.tokenizer, recipe.max_length).lines()), flush=True)
+    if parsed.dry_run:
+        return 0
+    out = Path(parsed.out or f"runs/{recipe.name}")
+    out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+    trained = train_adapter(recipe, data, metric, examples)
+    baselines: dict[str, dict[str, Any]] = {}
+    if parsed.baselines:
+        work = Path(parsed.work) if parsed.work else out / "baselines"
+        print("linear probe", flush=True)
+        baselines["linear_probe"] = linear_probe(recipe, data, metric, work)
+        print("full fine-tuning", flush=True)
+        baselines["full_fine_tuning"] = full_fine_tuning(recipe, data, metric, work)
+    found = results(trained, data, metric, baselines)
+    write_folder(out, trained, settings(recipe, about, data), found)
+    write_card(out)
+    for who in ("adapter", *baselines):
+        print(f"{who.replace('_', ' ')}: {', '.join(f'{k} {v:.4f}' for k, v in found[who]['scores'].items())}")
+    print(f"wrote {out} ({trained.adapter.size_bytes:,} bytes, sha256 {trained.adapter.sha256})")
+    return 0
+
+
+def _recipe(parsed: argparse.Namespace) -> "tuple[Recipe, About]":
+    from adakron.training.recipe import Recipe
+    from adakron.training.records import About, read_settings
+
+    given = {key.removeprefix("recipe_"): value for key, value in vars(parsed).items() if key.startswith("recipe_")}
+    base: dict[str, Any] = {}
+    about = About()
+    if parsed.like:
+        before = read_settings(Path(parsed.like))
+        base, about = before.recipe.to_dict(), before.about
+    if parsed.about:
+        about = About.from_dict(_json_object(Path(parsed.about)))
+    base.setdefault("name", Path(parsed.data).name)
+    return Recipe.from_dict(base | given), about
+
+
+def _examples(parsed: argparse.Namespace) -> "list[TextOrPair] | None":
+    """Golden texts of --examples, or of --like's expected.json where it has one."""
+    beside = Path(parsed.like) / "expected.json" if parsed.like else None
+    path = Path(parsed.examples) if parsed.examples else beside if beside and beside.is_file() else None
+    if path is None:
+        return None
+    rows = _json_object(path).get("examples")
+    try:
+        return [row["text"] if row.get("text_pair") is None else (row["text"], row["text_pair"]) for row in rows or []]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected examples with text and text_pair") from error
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return content
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights; training has its own
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="FOLDER", help="folder or file of the adapter")
+    parser.add_argument("--data", required=True, help="folder or hub data set, as for train")
+    parser.add_argument("--backbone", help="default: the one that the adapter names")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_eval)
+
+
+def _eval(parsed: argparse.Namespace) -> int:
+    from adakron.training.evaluation import evaluate
+
+    _quiet_libraries()
+    found = evaluate(Path(parsed.path), parsed.data, parsed.backbone, parsed.device, parsed.dtype)
+    if parsed.json:
+        print(json.dumps(found))
+    else:
+        print(f"{found['rows']:,} rows, {found['dtype']} on {found['device']}")
+        print("\n".join(f"{name:<18} {value:.4f}" for name, value in found["scores"].items()))
+    return 0

@@ -1,0 +1,132 @@
+import json
+
+import pytest
+
+from adakron.errors import ConfigError, DataError
+from adakron.training.card import command, index_table, write_card
+from adakron.training.data import load_task
+from adakron.training.loop import Outcome
+from adakron.training.recipe import Recipe
+from adakron.training.records import About, read_results, read_settings, results, settings, write_folder
+from adakron.training.run import Trained
+from tests.tiny import Example, tiny_adapter, tiny_backbone
+
+ABOUT = About(
+    does="Tells warm from cold.",
+    dataset='The "Weather" set',
+    dataset_id="owner/weather",
+    licence="CC BY 4.0",
+    licence_id="cc-by-4.0",
+    citation="Somebody 2020.",
+)
+
+
+@pytest.fixture
+def folder(tmp_path, task_folder):
+    adapter = tiny_adapter(tiny_backbone(), ["cold", "warm"], expected=[Example("it's a good day", None, (0.25, -0.5))])
+    data = load_task(str(task_folder("single")))
+    recipe = Recipe("weather", bottleneck=12, lr=3e-3)
+    trained = Trained(adapter, {"accuracy": 0.875, "macro_f1": 0.87}, Outcome(4, 3, 0.9), 12.3)
+    baselines = {
+        "linear_probe": {"scores": {"accuracy": 0.7, "macro_f1": 0.6}},
+        "full_fine_tuning": {
+            "scores": {"accuracy": 0.9, "macro_f1": 0.89},
+            "lr": 1e-4,
+            "epochs": 3,
+            "parameters": 12345,
+        },
+    }
+    target = tmp_path / "weather"
+    write_folder(target, trained, settings(recipe, ABOUT, data), results(trained, data, "accuracy", baselines))
+    write_card(target)
+    return target
+
+
+def test_the_folder_holds_every_file(folder) -> None:
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "eval_results.json",
+        "expected.json",
+        "training_args.json",
+    }
+
+
+def test_the_front_matter_is_yaml_that_hubs_read(folder) -> None:
+    import yaml
+
+    front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    assert front["library_name"] == "adakron"
+    assert front["base_model"] == "tiny-bert"
+    assert front["license"] == "cc-by-4.0"
+    assert front["datasets"] == ["owner/weather"]
+    entry = front["model-index"][0]["results"][0]
+    assert entry["dataset"] == {"name": 'The "Weather" set', "type": "owner/weather", "split": "validation"}
+    assert {metric["type"]: metric["value"] for metric in entry["metrics"]} == {"accuracy": 0.875, "macro_f1": 0.87}
+
+
+def test_the_card_compares_the_three_scores(folder) -> None:
+    assert "| accuracy | 0.8750 | 0.9000 | 0.7000 |" in (folder / "README.md").read_text()
+
+
+def test_the_card_s_call_is_a_shell_word_and_json(folder) -> None:
+    import shlex
+
+    block = (folder / "README.md").read_text().split("```sh\ncurl")[1].split("```")[0]
+    body = shlex.split(block.replace("\\\n", ""))[-1]
+    assert json.loads(body) == {"adapter": "weather", "inputs": ["it's a good day"]}
+
+
+def test_the_card_s_python_compiles(folder) -> None:
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert """Row(adapter="weather", text="it's a good day")""" in code
+
+
+def test_settings_bring_the_recipe_back(folder) -> None:
+    found = read_settings(folder)
+    assert found.recipe == Recipe("weather", bottleneck=12, lr=3e-3)
+    assert found.about == ABOUT
+    assert found.data["train_rows"] == 96
+
+
+def test_the_command_leaves_defaults_out() -> None:
+    recipe = Recipe("demo", train_splits=("train", "more"), lr=2e-3)
+    assert (
+        command(recipe, "D", "O") == "adakron train --name demo --data D --train-splits train,more --lr 0.002 --out O"
+    )
+
+
+def test_the_index_has_a_line_for_each_folder(folder) -> None:
+    lines = index_table(folder.parent).splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(
+        '| [weather](weather/README.md) | The "Weather" set | 2 | accuracy | 0.875 | 0.900 | 0.700 |'
+    )
+
+
+def test_without_baselines_the_card_has_one_column(folder) -> None:
+    found = read_results(folder)
+    del found["full_fine_tuning"], found["linear_probe"]
+    (folder / "eval_results.json").write_text(json.dumps(found))
+    write_card(folder)
+    assert "| accuracy | 0.8750 |\n" in (folder / "README.md").read_text()
+
+
+def test_settings_of_a_newer_format_are_refused(folder) -> None:
+    path = folder / "training_args.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(DataError, match="reads format_version 1; found 2"):
+        read_settings(folder)
+
+
+def test_a_folder_without_settings_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"training_args.json: cannot be read"):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("raw", [{"licens": "MIT"}, {"licence": 5}])
+def test_an_about_that_is_not_its_fields_is_refused_by_name(raw: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(raw))):
+        About.from_dict(raw)
