@@ -185,7 +185,7 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
     replicas  of Clf
     threads   of torch in each
     gpus      for each, a fraction where several share one
-    Returns the folder of Ray's logs. Raises RuntimeError where a replica cannot start.
+    Returns the folder of Ray's logs. Raises whatever Ray does where a process or a replica cannot start.
     """
     context = ray.init(
         address="local",
@@ -205,8 +205,19 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
         num_replicas=replicas, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
     )
     admin = Admin.bind(settings)  # type: ignore[attr-defined]
-    serve.run_many([RunTarget(clf.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
+    try:
+        serve.run_many([RunTarget(clf.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
+    except RuntimeError as error:
+        raise RuntimeError(_cause() or str(error)) from error
     return str(context.address_info["session_dir"])  # type: ignore[attr-defined]  # of a local cluster's context
+
+
+def _cause() -> str:
+    """The last line of what a failed replica said: its exception. Ray's own error names the deployment alone."""
+    applications = serve.status().applications.values()
+    messages = [deployment.message for app in applications for deployment in app.deployments.values()]
+    lines = [line.strip() for message in messages for line in message.splitlines() if "Error: " in line]
+    return lines[-1] if lines else ""
 
 
 def stop() -> None:

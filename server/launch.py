@@ -98,14 +98,15 @@ def _run(settings: Settings) -> None:
     from server import deployment  # ray reads the environment when it is imported, so not before here
 
     try:
-        logs = deployment.start(settings, replicas=replicas, threads=threads, gpus=min(1.0, gpus / replicas))
+        try:
+            logs = deployment.start(settings, replicas=replicas, threads=threads, gpus=min(1.0, gpus / replicas))
+        except Exception as error:  # Ray raises anything, plain Exception among them
+            raise StartError(f"the replicas could not start: {_first_line(error)}; see {_log_folder()}") from error
         with _interrupted_by_signals():  # again: Ray has put a handler of its own there
             _await_ready(_url(settings))
             _announce(settings, logs)
             while True:
                 signal.pause()
-    except RuntimeError as error:
-        raise StartError(f"the replicas could not start: {_first_line(error)}; see {_log_folder()}") from error
     finally:
         with _handling_signals(signal.SIG_IGN):
             _say("Stopping ...")

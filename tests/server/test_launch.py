@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +100,27 @@ def test_refusal_leaves_no_lock(capsys: pytest.CaptureFixture[str], settings: di
     refused(capsys, settings | {"port": taken_port})
     with state.locked(settings["state_dir"]):
         pass
+
+
+def test_failure_of_ray_is_told_in_one_line_and_what_it_started_is_stopped(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    def start(*arguments: object, **options: object) -> str:
+        raise Exception("The current node timed out during startup.\nTraceback: a long story")
+
+    deployment = SimpleNamespace(start=start, stop=lambda: stopped.append(True))
+    monkeypatch.setitem(sys.modules, "server.deployment", deployment)
+    monkeypatch.setattr("server.deployment", deployment, raising=False)
+    monkeypatch.setattr(launch, "_prepare_state", lambda settings: None)
+    monkeypatch.setattr("server.ray_environment.apply", lambda variables: None)
+    monkeypatch.setattr("server.processes.adopt_orphans", lambda: True)
+    monkeypatch.setattr("server.processes.end_descendants", lambda *, grace_s: {})
+    line = refused(capsys, settings)
+    assert "timed out during startup" in line
+    assert "long story" not in line
+    assert stopped == [True]
 
 
 def test_free_port_is_accepted(settings: dict[str, Any]) -> None:

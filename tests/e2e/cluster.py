@@ -1,0 +1,160 @@
+"""A real server as its operator starts it, in a process of its own; and adapters whose answers prove who made them."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from adakron import Adapter
+from adakron.artefact import expected_shapes
+from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint
+
+READY_WITHIN_S = 420.0
+STOP_WITHIN_S = 60.0
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """`python -m server` on a state folder; may be stopped and started again on it."""
+
+    def __init__(self, state_dir: Path, log: Path, *, replicas: int = 2) -> None:
+        self.state_dir, self.log = state_dir, log
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.replicas = replicas
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self, *flags: str) -> list[str]:
+        seeds = self.state_dir.parent / "no-seeds"
+        seeds.mkdir(exist_ok=True)
+        settings = {
+            "port": self.port,
+            "replicas": self.replicas,
+            "state-dir": self.state_dir,
+            "adapters-dir": seeds,
+            "device": "cpu",
+        }
+        return [sys.executable, "-m", "server", *(f"--{name}={value}" for name, value in settings.items()), *flags]
+
+    def launch(self) -> int:
+        """Start the process without waiting; where in the log its lines begin."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ADAKRON_"))}
+        with self.log.open("ab") as output:
+            began_at: int = output.tell()
+            # Not from the project's folder: Ray's workers must find the packages wherever the server is started.
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=self.state_dir.parent,
+                env=environment | {"PYTHONPATH": str(PROJECT)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        return began_at
+
+    def start(self) -> None:
+        """Start, and wait until it says that it is ready."""
+        self.wait_for_line("Stop:", self.launch())
+
+    def wait_for_line(self, beginning: str, began_at: int) -> None:
+        assert self.process is not None
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while not any(line.startswith(beginning) for line in self.log.read_text()[began_at:].splitlines()):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline_s, self.log.read_text()
+            time.sleep(0.2)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(STOP_WITHIN_S)
+        self.process = None
+        return code
+
+    def processes(self) -> dict[int, str]:
+        """pid -> command line of this server's process and of all below it."""
+        assert self.process is not None
+        parents, commands = {}, {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue  # it ended while we looked
+        found, level = {}, {self.process.pid}
+        while level:
+            found.update({pid: commands[pid] for pid in level if pid in commands})
+            level = {pid for pid, parent in parents.items() if parent in level}
+        return found
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+    def classify(self, adapter: str, inputs: object = "hello", **more: object) -> httpx.Response:
+        """One call on a connection of its own, so that it may reach any replica."""
+        with self.client() as client:
+            return client.post("/v1/classify", json={"adapter": adapter, "inputs": inputs, **more})
+
+    def put(self, name: str, adapter: Adapter, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.put(f"/v1/adapters/{name}", content=adapter.to_bytes(), **options)
+
+    def info(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/v1/info", timeout=10) as reply:
+            found: dict[str, Any] = json.load(reply)
+            return found
+
+
+@dataclass(frozen=True)
+class Signature:
+    """An adapter that gives the same label and score for every text: they tell which bytes answered."""
+
+    adapter: Adapter
+    label: str
+    score: float
+
+    def made(self, result: dict[str, Any]) -> bool:
+        return bool(result["label"] == self.label and math.isclose(result["score"], self.score, abs_tol=1e-3))
+
+
+def signature(info: dict[str, Any], mark: int, labels: Sequence[str] = ("no", "yes")) -> Signature:
+    """The adapter with this mark, for the backbone that `info` (GET /v1/info) describes. Marks 1 to 40 differ."""
+    import torch
+
+    engine = info["engine"]
+    config = AdapterConfig(
+        adakron=AdaKronConfig(bottleneck=12),
+        hidden_size=engine["hidden_size"],
+        num_hidden_layers=engine["num_layers"],
+        base_model_name_or_path=engine["backbone"],
+        base_fingerprint=Fingerprint(**engine["fingerprint"]),
+        label_names=tuple(labels),
+        pooling="mean",
+    )
+    generator = torch.Generator().manual_seed(mark)
+    tensors = {n: 0.02 * torch.randn(shape, generator=generator) for n, shape in expected_shapes(config).items()}
+    tensors["head.weight"].zero_()
+    bias = 0.1 * mark
+    tensors["head.bias"].zero_()[mark % len(labels)] = bias
+    score = math.exp(bias) / (math.exp(bias) + len(labels) - 1)
+    return Signature(Adapter.build(config, tensors), labels[mark % len(labels)], score)

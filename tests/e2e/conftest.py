@@ -1,0 +1,54 @@
+"""One real cluster for the whole session: its ports are fixed, so there can be no second one beside it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder starts Ray, and may wait for it longer than a test usually may."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.ray)
+            item.add_marker(pytest.mark.timeout(480))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The server, which a test may have stopped."""
+    from tests.e2e.cluster import Server
+
+    folder = tmp_path_factory.mktemp("server")
+    running = Server(folder / "state", folder / "log.txt")
+    try:
+        running.start()
+        yield running
+    finally:
+        if running.process is not None and running.process.poll() is None:
+            running.stop()
+
+
+@pytest.fixture
+def server(cluster: Any) -> Any:
+    """The server, running."""
+    if cluster.process is None:
+        cluster.start()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def info(cluster: Any) -> dict[str, Any]:
+    """What it says of itself, as of its first start."""
+    found: dict[str, Any] = cluster.info()
+    return found
+
+
+@pytest.fixture(scope="session")
+def make(info: dict[str, Any]) -> Callable[..., Any]:
+    """make(mark, labels) gives a signature adapter for the server's backbone."""
+    from tests.e2e.cluster import signature
+
+    return lambda mark, **options: signature(info, mark, **options)
