@@ -3,6 +3,7 @@
 # make check    formatting, lint and types
 # make train    train an adapter               make train ARGS="--help"
 # make load     one minute of load against a server of its own; the report lands in loadtests/results/
+# make bench    the engine against the bare backbone and its rivals      make bench ARGS="--quick"
 #
 # The first target to run makes the environment, in .venv. PYTHON names the interpreter, VENV another place.
 
@@ -16,7 +17,7 @@ SERVE := $(VENV)/.installed-serve
 ALL   := $(VENV)/.installed-all
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check train load
+.PHONY: help serve test check train load bench
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -37,6 +38,9 @@ train: $(ALL)
 
 load: $(ALL)
 	@$(BIN)/python -m loadtests.run $(ARGS)
+
+bench: $(ALL)
+	@$(BIN)/python -m loadtests.engine $(ARGS)
 
 # Both stamps are older than the pins as soon as one of these changes, and the next target installs again.
 $(SERVE): $(PINS) | $(BIN)/pip

@@ -176,7 +176,7 @@ def example_call(url: str, adapters: list[dict[str, object]]) -> str:
     if not adapters:
         return f"curl -T adapter_model.safetensors {url}/v1/adapters/my-adapter"
     chosen = next((adapter for adapter in adapters if not adapter["takes_pair"]), adapters[0])
-    inputs: object = "A joy from start to finish."
+    inputs: object = "My new card still has not arrived."
     if chosen["takes_pair"]:
         inputs = [{"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}]
     body = json.dumps({"adapter": chosen["name"], "inputs": inputs})

@@ -16,6 +16,8 @@ from adakron.training.records import RESULTS_FILE, About, Settings, read_results
 
 CARD_FILE = "README.md"
 
+_ALWAYS_SHOWN = {"bottleneck", "pooling", "max_length", "lr", "epochs", "batch", "seed"}
+
 _COMPARED = {"adapter": "this adapter", "full_fine_tuning": "full fine-tuning", "linear_probe": "linear probe"}
 _METHODS = {"adakron": "AdaKron", "madakron-partial": "MAdaKron (partial)", "madakron-full": "MAdaKron (full)"}
 
@@ -93,12 +95,13 @@ def index_table(folder: Path) -> str:
 
 
 def command(recipe: Recipe, data: str, out: str) -> str:
-    """The `adakron train` line that repeats the recipe, defaults left out."""
+    """The `adakron train` line that repeats the recipe; defaults are left out, but for those that matter most."""
     plain = {item.name: item.default for item in fields(Recipe)}
     flags = [f"--name {recipe.name}", f"--data {data}"]
     for key, value in recipe.to_dict().items():
         default = plain[key]
-        if key == "name" or value == (list(default) if isinstance(default, tuple) else default):
+        usual = value == (list(default) if isinstance(default, tuple) else default)
+        if key == "name" or (usual and key not in _ALWAYS_SHOWN):
             continue
         flags.append(f"--{key.replace('_', '-')} {','.join(value) if isinstance(value, list) else value}")
     return " ".join(["adakron train", *flags, f"--out {out}"])
@@ -157,11 +160,11 @@ def _scores(found: Mapping[str, Any]) -> str:
         lines.append(f"| {_METRIC_TITLES[name]} | {' | '.join(values)} |")
     if "full_fine_tuning" in found:
         full = found["full_fine_tuning"]
+        epochs = "one epoch" if full["epochs"] == 1 else f"best of {full['epochs']:g} epochs"
         lines += [
             "",
-            f"Full fine-tuning trains {full['parameters']:,} parameters (learning rate {full['lr']:g}, best of "
-            f"{full['epochs']:g} epochs). The linear probe is {_probe(found)} on the frozen backbone's pooled "
-            "features.",
+            f"Full fine-tuning trains {full['parameters']:,} parameters (learning rate {full['lr']:g}, {epochs}). "
+            f"The linear probe is {_probe(found)} on the frozen backbone's pooled features.",
         ]
     return "\n".join(lines)
 

@@ -37,7 +37,7 @@ class About:
     licence      of the data, in words; licence_id: the weights' licence as hubs name it
     data_note    which part of the data set was used
     limits       what the adapter should not be trusted with
-    attempts     recipes that were tried, when the adapter fell short of its goal
+    attempts     recipes that were tried, when there was more than one: a choice made on the validation rows too
     """
 
     does: str = ""

@@ -209,7 +209,7 @@ def test_bytes_are_the_same_in_every_process(project_dir: Path) -> None:
         )
         for seed in ("1", "2")
     ]
-    first, second = (run.communicate(timeout=120)[0].strip() for run in runs)
+    first, second = (run.communicate(timeout=280)[0].strip() for run in runs)
     assert len(first) == 64
     assert first == second
 
@@ -670,7 +670,15 @@ def test_file_over_the_cap_is_refused(tmp_path: Path) -> None:
     file = tmp_path / WEIGHTS_FILE
     file.touch()
     os.truncate(file, MAX_FILE_BYTES + 1)
-    assert str(MAX_FILE_BYTES) in str(unreadable(file))
+    assert str(unreadable(file)) == f"{WEIGHTS_FILE}: expected at most {MAX_FILE_BYTES} bytes"
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, EXPECTED_FILE])
+def test_json_beside_over_its_cap_is_refused(folder: Path, name: str) -> None:
+    with (folder / name).open("a") as stream:
+        stream.write(" " * (1 << 20))
+    with pytest.raises(FormatError, match=rf"^{name}: expected at most 1048576 bytes$"):
+        Adapter.from_folder(folder)
 
 
 def test_bytes_over_the_cap_are_refused() -> None:

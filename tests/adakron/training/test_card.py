@@ -91,11 +91,25 @@ def test_settings_bring_the_recipe_back(folder) -> None:
     assert found.data["train_rows"] == 96
 
 
-def test_the_command_leaves_defaults_out() -> None:
-    recipe = Recipe("demo", train_splits=("train", "more"), lr=2e-3)
-    assert (
-        command(recipe, "D", "O") == "adakron train --name demo --data D --train-splits train,more --lr 0.002 --out O"
+def test_the_command_shows_what_differs_and_what_matters_most() -> None:
+    recipe = Recipe("demo", train_splits=("train", "more"), metric="matthews", lr=2e-3)
+    assert command(recipe, "D", "O") == (
+        "adakron train --name demo --data D --bottleneck 48 --pooling mean --max-length 128 --metric matthews "
+        "--train-splits train,more --lr 0.002 --epochs 5 --batch 32 --seed 13 --out O"
     )
+
+
+def test_the_command_s_flags_are_those_of_the_command_line() -> None:
+    import argparse
+
+    from adakron.cli import add_commands
+
+    recipe = Recipe("demo", train_splits=("train", "more"), metric="matthews", first_layer=2, encoder_dropout=0.0)
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    parsed = vars(parser.parse_args(command(recipe, "D", "O").split()[1:]))
+    given = {key.removeprefix("recipe_"): value for key, value in parsed.items() if key.startswith("recipe_")}
+    assert Recipe(**given) == recipe
 
 
 def test_the_index_has_a_line_for_each_folder(folder) -> None:

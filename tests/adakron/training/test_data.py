@@ -21,9 +21,12 @@ GOOD = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 
 
 def test_labels_are_sorted_where_nothing_names_them(tmp_path) -> None:
-    data = load_task(folder_of(tmp_path, '{"text": "a", "label": "y"}\n{"text": "b", "label": "x"}\n', GOOD))
-    assert data.label_names == ("x", "y")
-    assert [data.target(row) for row in data.train] == [1, 0]
+    names = ["pear", "fig", "plum", "apple", "quince", "cherry"]
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "a", "label": name} for name in names])
+    write_jsonl(tmp_path / "validation.jsonl", [{"text": "a", "label": name} for name in names[:2]])
+    data = load_task(str(tmp_path))
+    assert data.label_names == ("apple", "cherry", "fig", "pear", "plum", "quince")
+    assert [data.target(row) for row in data.train] == [3, 2, 4, 0, 5, 1]
 
 
 def test_meta_json_gives_the_label_order(tmp_path) -> None:
@@ -98,13 +101,15 @@ def test_max_rows_takes_that_many_by_seed(tmp_path) -> None:
 
 
 def test_the_digest_changes_with_a_label(tmp_path) -> None:
-    one, two = tmp_path / "1", tmp_path / "2"
-    one.mkdir(), two.mkdir()
-    before = load_task(folder_of(one, GOOD, GOOD)).digest()
-    assert (
-        before
-        != load_task(folder_of(two, GOOD.replace('"a", "label": "x"', '"a", "label": "y"') + GOOD, GOOD)).digest()
-    )
+    rows = [("a", "x"), ("b", "y"), ("c", "x")]
+    digests = []
+    for name, last in (("one", "x"), ("two", "y")):
+        (tmp_path / name).mkdir()
+        lines = [{"text": text, "label": label} for text, label in rows] + [{"text": "d", "label": last}]
+        write_jsonl(tmp_path / name / "train.jsonl", lines)
+        write_jsonl(tmp_path / name / "validation.jsonl", lines[:2])
+        digests.append(load_task(str(tmp_path / name)).digest())
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize(

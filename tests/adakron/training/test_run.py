@@ -170,3 +170,17 @@ def test_an_epoch_is_evaluated_as_often_as_the_recipe_says(backbone_folder, task
     said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == ["epoch 0.38", "epoch 0.62", "epoch 1", "epoch 1.38", "epoch 1.62", "epoch 2"]
     assert outcome.epochs == 2
+
+
+def test_a_value_starts_at_the_mean_of_the_training_values(backbone_folder, task_folder, monkeypatch) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(model, *_: object) -> None:
+        raise StopError(model.head.bias.item())
+
+    monkeypatch.setattr(run, "fit", stop)
+    data = load_task(str(task_folder("value")))
+    with pytest.raises(StopError) as caught:
+        train_adapter(recipe_for(backbone_folder), data, "pearson")
+    assert caught.value.args[0] == pytest.approx(sum(row.label for row in data.train) / len(data.train))
