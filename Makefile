@@ -1,7 +1,7 @@
 # make serve    install what serving needs, start the server on 127.0.0.1:8000
 # make test     the whole test suite           make test ARGS="tests/server -x"
 # make check    formatting, lint and types
-# make train    train an adapter               make train ARGS="--help"
+# make train    the shipped adapters once more, into runs/      one of your own: make train ARGS="--name .. --data .."
 # make load     one minute of load against a server of its own; the report lands in loadtests/results/
 # make bench    the engine against the bare backbone and its rivals      make bench ARGS="--quick"
 #
@@ -34,7 +34,15 @@ check: $(ALL)
 	@$(BIN)/python -m mypy
 
 train: $(ALL)
+ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m adakron train $(ARGS)
+else
+	@test -n "$$ADAKRON_DATA_DIR" || { echo "make: ADAKRON_DATA_DIR must name the folder of labelled text" >&2; exit 1; }
+	@for folder in adapters/*/; do \
+		name=$$(basename $$folder); \
+		$(BIN)/python -m adakron train --like $$folder --data $$ADAKRON_DATA_DIR/$$name --out runs/$$name || exit 1; \
+	done
+endif
 
 load: $(ALL)
 	@$(BIN)/python -m loadtests.run $(ARGS)

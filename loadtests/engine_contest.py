@@ -48,14 +48,14 @@ def take_turns(
 ) -> list[dict[str, float]]:
     """Seconds of each entry, round by round; an entry that sits a round out is absent from it.
 
-    One that the deadline left no time for is absent from all of them. Each entry runs once before the rounds, unless
-    this takes more than half the budget: then it counts as the first. Python's garbage collector waits until the
-    contest is over.
+    One that the deadline left no time for is absent from all of them. Each entry runs once before the rounds; this
+    counts only if it takes more than half the budget, or if there is time for no other run. Python's garbage collector
+    waits until the contest is over.
     """
     share_s = patience.budget_s / len(runs)
     fastest_s = dict.fromkeys(runs, float("inf"))
     counts = dict.fromkeys(runs, 0)
-    first: dict[str, float] = {}
+    warm_up: dict[str, float] = {}
     rounds: list[dict[str, float]] = []
 
     def timed(name: str) -> float:
@@ -71,25 +71,26 @@ def take_turns(
         for name in runs:
             if clock() >= patience.deadline_s:
                 break
-            seconds = timed(name)
-            if seconds > patience.budget_s / 2 or clock() >= patience.deadline_s:
-                first[name], counts[name] = seconds, 1
-        if first:
-            rounds.append(first)
+            warm_up[name] = timed(name)
+        long = {name: seconds for name, seconds in warm_up.items() if seconds > patience.budget_s / 2}
+        if long:
+            rounds.append(long)
+            counts.update(dict.fromkeys(long, 1))
         while len(rounds) < MAX_ROUNDS:
             order = list(runs) if len(rounds) % 2 == 0 else list(runs)[::-1]
-            seconds_of: dict[str, float] = {}
+            taken: dict[str, float] = {}
             for name in order:
                 waiting = counts[name] < patience.min_rounds or counts[name] * fastest_s[name] < share_s
                 if waiting and clock() < patience.deadline_s:
-                    seconds_of[name] = timed(name)
+                    taken[name] = timed(name)
                     counts[name] += 1
-            if not seconds_of:
+            if not taken:
                 break
-            rounds.append(seconds_of)
+            rounds.append(taken)
     finally:
         gc.enable()
-    return rounds
+    last_resort = {name: seconds for name, seconds in warm_up.items() if not counts[name]}
+    return [last_resort | rounds[0], *rounds[1:]] if rounds else [last_resort]
 
 
 def spread(values: Sequence[float]) -> Spread:

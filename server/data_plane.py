@@ -21,7 +21,7 @@ from server.admin import admin_openapi
 from server.app import make_app
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
-from server.errors import OverloadedError, ServerError
+from server.errors import EngineFailedError, OverloadedError, ServerError
 from server.metrics import Metrics
 from server.replica import Replica
 from server.service import Service
@@ -143,7 +143,10 @@ class DataPlane:
                     continue  # a damaged adapter is its own trouble, not this replica's
             rows = [_probe_row(lease) for lease in leases]
             outcomes = await self.service.run_rows(rows, leases, timeout_s=PROBE_TIMEOUT_S)
-            return isinstance(outcomes[0], Result)
+            base, *adapters = outcomes
+            # An adapter that cannot answer this text is its own trouble; an engine that fails on all of them is ours.
+            broken = bool(adapters) and all(isinstance(outcome, EngineFailedError) for outcome in adapters)
+            return isinstance(base, Result) and not broken
         finally:
             for lease in leases:
                 lease.release()

@@ -78,8 +78,14 @@ def test_no_run_starts_after_the_deadline(clock: Clock) -> None:
 def test_an_entry_that_the_deadline_left_no_time_for_is_absent(clock: Clock) -> None:
     runs = {name: clock.takes(name, 4.0) for name in "abc"}
     rounds = take_turns(runs, Patience(budget_s=99.0, deadline_s=6.0), clock)
-    assert rounds == [{"b": 4.0}]
+    assert rounds == [{"a": 4.0, "b": 4.0}]
     assert clock.log == ["a", "b"]
+
+
+def test_an_entry_with_time_for_one_run_is_measured_by_it(clock: Clock) -> None:
+    runs = {"fast": clock.takes("fast", 1.0), "slow": clock.takes("slow", 9.0)}
+    rounds = take_turns(runs, Patience(budget_s=10.0, deadline_s=10.0), clock)
+    assert rounds == [{"fast": 1.0, "slow": 9.0}]
 
 
 def test_rounds_are_bounded(clock: Clock) -> None:

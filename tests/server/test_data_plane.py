@@ -123,6 +123,21 @@ async def test_engine_that_fails_is_not_ready(
     assert (await get(plane, "/readyz")).status_code == 503
 
 
+async def test_engine_that_fails_on_every_adapter_is_not_ready(
+    plane: DataPlane, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine.run
+
+    def run(rows: Any) -> Any:
+        if any(row.lease.key is not None for row in rows):
+            raise RuntimeError("broken")
+        return real(rows)
+
+    monkeypatch.setattr(engine, "run", run)
+    plane._probe = None
+    assert (await get(plane, "/readyz")).status_code == 503
+
+
 async def test_busy_is_ready(plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(*arguments: object, **options: object) -> Any:
         raise OverloadedError("full")
