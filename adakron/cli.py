@@ -244,7 +244,7 @@ def _quiet_libraries() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights; training has its own
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped there
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:

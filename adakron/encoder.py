@@ -155,7 +155,7 @@ class PaddedEncoder:
     path = "padded"
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-        self.model = model.to(device=device, dtype=dtype)  # type: ignore[call-arg]
+        self.model = model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps `to`
         self._work: tuple[Plan, BankView, Tensor] | None = None
         for number, site in enumerate(sites(self.model)):
             site.register_forward_hook(self._hook(number))

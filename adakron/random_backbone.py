@@ -36,7 +36,7 @@ def random_encoder(name: str) -> tuple[PreTrainedModel, Tokenizer]:
     config = kind(**sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # untyped there
     return model, _tokenizer(config)
 
 
