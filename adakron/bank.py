@@ -173,7 +173,7 @@ class AdapterBank:
         return {
             "down": ((layers, rows, width), self.dtype),
             "down_bias": ((layers, rows), self.dtype),
-            "up": ((layers, width, bottleneck), self.dtype),
+            "up": ((layers, bottleneck, width), self.dtype),
             "up_bias": ((layers, width), self.dtype),
         }
 
@@ -195,6 +195,15 @@ class BankView:
         self._sites = {shape: shelf.tensors for shape, shelf in list(bank.sites.items())}
         self._heads = {shape: shelf.tensors for shape, shelf in list(bank.heads.items())}
 
+    @property
+    def shapes(self) -> tuple[SiteShape, ...]:
+        """Every shelf of adapters, oldest first."""
+        return tuple(self._sites)
+
+    def shelf(self, shape: SiteShape) -> dict[str, Tensor]:
+        """All layers of a shelf, each tensor [S, layers, ...], the first layer being shape.first_layer."""
+        return self._sites[shape]
+
     def site(self, shape: SiteShape, layer: int) -> dict[str, Tensor]:
         """One layer of a shelf, each tensor [S, ...]; layer >= shape.first_layer."""
         return {name: tensor[:, layer - shape.first_layer] for name, tensor in self._sites[shape].items()}
@@ -210,7 +219,7 @@ def padded_width(num_labels: int) -> int:
 
 
 def _site_values(adapter: Adapter) -> dict[str, Tensor]:
-    """down [layers, K + Q, D]: the rows of A2, then those of A1; up [layers, D, R] for z in the order a2_a1."""
+    """down [layers, K + Q, D]: the rows of A2, then those of A1; up [layers, R, D]: B transposed, for order a2_a1."""
     config, tensors = adapter.config, adapter.tensors
     layers = range(config.first_layer, config.num_hidden_layers)
 
@@ -223,7 +232,7 @@ def _site_values(adapter: Adapter) -> dict[str, Tensor]:
     return {
         "down": torch.cat([stack("a2.weight"), stack("a1.weight")], dim=1),
         "down_bias": torch.cat([stack("a2.bias"), stack("a1.bias")], dim=1),
-        "up": up,
+        "up": up.mT,
         "up_bias": stack("up.bias"),
     }
 

@@ -3,31 +3,44 @@
 Knows tensors and the bank's head shelves; nothing of text or labels' names.
 """
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from adakron.bank import BankView, HeadShape, Placement
-from adakron.config import Pooling
+from adakron.config import AdapterConfig, Pooling
+from adakron.kernels.native import Product, grouped_products, row_means
 from adakron.plan import Plan
 
-GATHER_WIDTH = 16  # wider heads cost more to gather row by row than to multiply adapter by adapter
 
+def pool_packed(
+    hidden: Tensor,
+    plan: Plan,
+    poolings: Sequence[Pooling],
+    pooler: Callable[[Tensor], Tensor] | None,
+    library: ctypes.CDLL | None = None,
+) -> Tensor:
+    """One vector a row, each pooled as its adapter wants: [T, D] -> [B, D] float32, packed order of the last stage.
 
-def pool_packed(hidden: Tensor, plan: Plan, poolings: Sequence[Pooling], pooler: nn.Module | None) -> Tensor:
-    """One vector a row, each pooled as its adapter wants: [T, D] -> [B, D] float32, packed order.
-
-    poolings  for each packed row; "pooler" only where `pooler` is given
+    poolings  for each packed row; "pooler" only where `pooler` is given, [B, D] -> [B, D]
+    library   the native kernels, for hidden states in the CPU's memory
     """
-    first = hidden[plan.starts]
+    stage = plan.stages[-1]
+    first = hidden[torch.from_numpy(stage.starts).to(hidden.device)]
     pooled = first.float()
     if "mean" in poolings:
-        means = torch.segment_reduce(hidden.float(), "mean", lengths=plan.lengths)
+        if library is not None:
+            means = row_means(library, hidden, stage.starts, stage.lengths)
+        else:
+            lengths = torch.from_numpy(stage.lengths).to(hidden.device)
+            means = torch.segment_reduce(hidden.float(), "mean", lengths=lengths)
         pooled = torch.where(_chosen(poolings, "mean", hidden.device), means, pooled)
     if "pooler" in poolings and pooler is not None:
-        pooled = torch.where(_chosen(poolings, "pooler", hidden.device), pooler(first[:, None]).float(), pooled)
+        pooled = torch.where(_chosen(poolings, "pooler", hidden.device), pooler(first).float(), pooled)
     return pooled
 
 
@@ -35,36 +48,100 @@ def _chosen(poolings: Sequence[Pooling], wanted: Pooling, device: torch.device) 
     return torch.tensor([pooling == wanted for pooling in poolings], device=device)[:, None]
 
 
-def classify(pooled: Tensor, view: BankView, placements: Sequence[Placement | None]) -> list[Tensor | None]:
-    """Logits of every row: pooled [B, D] float32, placements in the same order -> [width] float32 on the CPU each.
+def classify(
+    pooled: Tensor,
+    view: BankView,
+    placements: Sequence[Placement | None],
+    library: ctypes.CDLL | None = None,
+    *,
+    invariant: bool = False,
+) -> list[np.ndarray | None]:
+    """Logits of every row: pooled [B, D] float32, placements in the same order -> [width] float32 each.
 
     width is the padded width of the row's head: the caller cuts it to the number of labels. None for rows without
     adapter.
+
+    library    the native kernels, which take heads of all widths in one call
+    invariant  a row's logits do not depend on other rows to the last bit: without the library each is computed alone
     """
-    by_shape: dict[HeadShape, list[int]] = {}
+    by_shape: dict[HeadShape, list[tuple[int, int]]] = {}
     for row, placement in enumerate(placements):
         if placement is not None:
-            by_shape.setdefault(placement.head, []).append(row)
-    logits: list[Tensor | None] = [None] * len(placements)
-    for shape, rows in by_shape.items():
-        slots = [p.head_slot for row in rows if (p := placements[row]) is not None]
-        answer = _head(pooled[torch.tensor(rows, device=pooled.device)], view.head(shape), shape, slots).cpu()
-        for row, values in zip(rows, answer, strict=True):
-            logits[row] = values
+            by_shape.setdefault(placement.head, []).append((row, placement.head_slot))
+    if library is not None:
+        return _grouped(pooled, view, by_shape, library)
+    logits: list[np.ndarray | None] = [None] * len(placements)
+    for shape, members in by_shape.items():
+        for part in [[member] for member in members] if invariant else [members]:
+            rows = torch.tensor([row for row, _ in part], device=pooled.device)
+            answer = _head(pooled[rows], view.head(shape), shape, [slot for _, slot in part]).cpu().numpy()
+            for (row, _), values in zip(part, answer, strict=True):
+                logits[row] = values
+    return logits
+
+
+def _grouped(
+    pooled: Tensor, view: BankView, by_shape: dict[HeadShape, list[tuple[int, int]]], library: ctypes.CDLL
+) -> list[np.ndarray | None]:
+    """Two calls at most: the dense maps of all RoBERTa-style heads, then every head's projection."""
+    inputs = pooled.contiguous()
+    with_dense = [
+        (view.head(shape), member)
+        for shape, members in by_shape.items()
+        if shape.kind == "roberta"
+        for member in members
+    ]
+    if with_dense:
+        width = inputs.shape[1]
+        inputs = inputs.clone()
+        dense = torch.empty(len(with_dense), width)
+        products = [
+            Product(head["dense"][slot], head["dense_bias"][slot], row, number * width)
+            for number, (head, (row, slot)) in enumerate(with_dense)
+        ]
+        grouped_products(library, pooled.contiguous(), products, dense)
+        inputs[[row for _, (row, _) in with_dense]] = dense.tanh_()
+    products, begin = [], 0
+    for shape, members in by_shape.items():
+        head = view.head(shape)
+        for row, slot in members:
+            products.append(Product(head["weight"][slot], head["bias"][slot], row, begin))
+            begin += shape.width
+    logits: list[np.ndarray | None] = [None] * len(pooled)
+    if products:
+        out = torch.empty(begin)
+        grouped_products(library, inputs, products, out)
+        answers = out.numpy()
+        for product in products:
+            logits[product.row] = answers[product.begin : product.begin + len(product.bias)]
     return logits
 
 
 def _head(pooled: Tensor, head: dict[str, Tensor], shape: HeadShape, slots: list[int]) -> Tensor:
     """pooled [b, D], one slot a row -> logits [b, width]."""
-    if shape.kind == "linear" and shape.width <= GATHER_WIDTH:
-        index = torch.tensor(slots, device=pooled.device)
-        return torch.baddbmm(head["bias"][index][..., None], head["weight"][index], pooled[..., None]).squeeze(-1)
-    logits = pooled.new_empty(len(slots), shape.width)
-    for slot in sorted(set(slots)):
-        rows = torch.tensor([n for n, other in enumerate(slots) if other == slot], device=pooled.device)
-        part = pooled[rows]
-        if shape.kind == "roberta":
+    if shape.kind == "roberta":
+        transformed = torch.empty_like(pooled)
+        for slot in sorted(set(slots)):  # a dense map is as large as a layer's: gathering one a row would cost more
+            rows = torch.tensor([n for n, other in enumerate(slots) if other == slot], device=pooled.device)
             dense = head["dense"][slot]
-            part = F.linear(part.to(dense.dtype), dense, head["dense_bias"][slot]).tanh().float()
-        logits[rows] = F.linear(part, head["weight"][slot], head["bias"][slot])
-    return logits
+            answer = F.linear(pooled[rows].to(dense.dtype), dense, head["dense_bias"][slot])
+            transformed[rows] = answer.tanh().float()
+        pooled = transformed
+    index = torch.tensor(slots, device=pooled.device)
+    return torch.baddbmm(head["bias"][index][..., None], head["weight"][index], pooled[..., None]).squeeze(-1)
+
+
+def scores(logits: np.ndarray, config: AdapterConfig) -> np.ndarray:
+    """softmax(logits / temperature), sigmoid for multi-label, nothing for regression: [L] float32 -> [L], or [0].
+
+    For finite logits of any size.
+    """
+    if config.problem_type == "regression":
+        return np.empty(0, dtype=np.float32)
+    scaled = logits / np.float32(config.calibration.temperature)
+    if config.problem_type == "multi_label_classification":
+        probabilities: np.ndarray = np.exp(-np.logaddexp(np.float32(0), -scaled))
+    else:
+        weights = np.exp(scaled - scaled.max())
+        probabilities = weights / weights.sum()
+    return probabilities

@@ -9,57 +9,101 @@ adapters' names or heads.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from adakron.adaptation import adapt_packed, adapt_padded
+from adakron.adaptation import adapt_padded
 from adakron.backbone import Backbone
 from adakron.bank import BankView
+from adakron.buckets import make_buckets
+from adakron.errors import BackboneError
 from adakron.families import family_of, sites
-from adakron.plan import Plan
+from adakron.kernels.compiler import native_library
+from adakron.kernels.eager import EagerKernels
+from adakron.kernels.interface import Kernels, Norm, StageWork
+from adakron.kernels.native import NativeKernels
+from adakron.linear import Linear, make_linear
+from adakron.plan import Plan, SiteGroup
 
 PACKED = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert"})
 
+KernelChoice = Literal["auto", "eager"]
+
 
 class Encoder(Protocol):
-    """path: "packed" or "padded", for people who ask which forward runs."""
+    """path: "packed" or "padded", kernels: the name of its kernels; for people who ask which forward runs."""
 
     path: str
+    kernels_name: str
 
     def __call__(self, plan: Plan, view: BankView) -> Tensor: ...
 
+    def prepare(self, view: BankView) -> None:
+        """Do now what the first batch on the view's shelves would wait for; nothing where it was done before."""
 
-def make_encoder(backbone: Backbone, dtype: torch.dtype, device: torch.device) -> Encoder:
-    """The fast forward where the family allows it, else the general one, which takes the backbone's model over."""
+
+def make_encoder(
+    backbone: Backbone,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    kernels: KernelChoice = "auto",
+    invariant: bool = False,
+) -> Encoder:
+    """The fast forward where the family allows it, else the general one, which takes the backbone's model over.
+
+    kernels    "auto": the fastest that run here; "eager": plain torch
+    invariant  a row's hidden states are the same to the last bit whatever its batch-mates; packed families only
+
+    Raises BackboneError for an invariant encoder of another family.
+    """
     config = backbone.model.config
     absolute = getattr(config, "position_embedding_type", "absolute") == "absolute"
     if backbone.model_type in PACKED and absolute:
-        return PackedEncoder(backbone.model, dtype, device)
+        heads = int(config.num_attention_heads)
+        if kernels == "auto" and device.type == "cuda" and _runs_triton(device):
+            return _triton_encoder(backbone.model, heads, dtype, device, invariant=invariant)
+        chosen = make_kernels(kernels, heads, dtype, device, invariant=invariant)
+        return PackedEncoder(backbone.model, dtype, device, chosen, invariant=invariant)
+    if invariant:
+        raise BackboneError(
+            f"{backbone.model_type}: its rows depend on their batch-mates in the last bits",
+            hint=f"batch-invariant answers need one of: {', '.join(sorted(PACKED))}",
+        )
     return PaddedEncoder(backbone.model, dtype, device)
 
 
-@dataclass(frozen=True, slots=True)
-class Norm:
-    weight: Tensor
-    bias: Tensor
-    eps: float
+def make_kernels(
+    choice: KernelChoice, heads: int, dtype: torch.dtype, device: torch.device, *, invariant: bool
+) -> Kernels:
+    """Compiled before the first request is taken, or plain torch where there is no compiler."""
+    if choice == "auto" and device.type == "cpu":
+        library = native_library()
+        if library is not None:
+            return NativeKernels(library, heads, dtype)
+    return EagerKernels(heads, dtype, device, invariant=invariant)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+def _runs_triton(device: torch.device) -> bool:
+    """Ampere and later have what the kernels use; triton itself is not made for every platform."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
-    weight: Tensor
-    bias: Tensor
+def _triton_encoder(
+    model: PreTrainedModel, heads: int, dtype: torch.dtype, device: torch.device, *, invariant: bool
+) -> Encoder:
+    from adakron.graphs import GraphedEncoder  # these import triton, which may be missing
+    from adakron.kernels.cuda import TritonKernels
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    kernels = TritonKernels(heads, int(model.config.hidden_size), dtype, device)
+    return GraphedEncoder(PackedEncoder(model, dtype, device, kernels, invariant=invariant), kernels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +119,23 @@ class Layer:
 
 
 class PackedEncoder:
-    """No padding through linear maps and norms; attention on buckets of similar length."""
+    """No padding through linear maps and norms; what lies between them is `kernels`'s."""
 
     path = "packed"
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernels: Kernels,
+        *,
+        invariant: bool = False,
+    ) -> None:
         def linear(*maps: nn.Module) -> Linear:
             weight = torch.cat([m.get_parameter("weight") for m in maps])
             bias = torch.cat([m.get_parameter("bias") for m in maps])
-            return Linear(weight.to(device, dtype), bias.to(device, dtype))
+            return make_linear(weight.to(device, dtype), bias.to(device, dtype), invariant=invariant)
 
         def norm(module: nn.Module) -> Norm:
             weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
@@ -92,6 +144,7 @@ class PackedEncoder:
         def table(module: nn.Module) -> Tensor:
             return module.get_parameter("weight").to(device, dtype)
 
+        self.kernels, self.kernels_name = kernels, kernels.name
         config, embeddings = model.config, model.get_submodule("embeddings")
         names = _DISTIL if config.model_type == "distilbert" else _BERT
         self.words = table(embeddings.get_submodule("word_embeddings"))
@@ -101,10 +154,8 @@ class PackedEncoder:
         self.norm = norm(embeddings.get_submodule("LayerNorm"))
         project = dict(model.named_children()).get("embeddings_project")
         self.project = None if project is None else linear(project)
-        self.heads = int(config.num_attention_heads)
-        self.activation: Callable[[Tensor], Tensor] = ACT2FN[
-            config.activation if config.model_type == "distilbert" else config.hidden_act
-        ]
+        activation = str(config.activation if config.model_type == "distilbert" else config.hidden_act)
+        self.activation: Callable[[Tensor], Tensor] | None = None if activation == "gelu" else ACT2FN[activation]
         self.layers = [
             Layer(
                 qkv=linear(*(layer.get_submodule(name) for name in names.qkv)),
@@ -118,31 +169,37 @@ class PackedEncoder:
         ]
 
     def __call__(self, plan: Plan, view: BankView) -> Tensor:
-        """Returns the last hidden state [T, D] in packed order."""
-        x = self._embed(plan)
-        for number, layer in enumerate(self.layers):
-            h = layer.attention_norm(layer.attention_out(self._attend(layer.qkv(x), plan)).add_(x))
-            y = adapt_packed(layer.site(self.activation(layer.up(h))), number, view, plan)
-            x = layer.output_norm(y.add_(h))
+        """Returns the last hidden state [T, D] in packed order of the plan's last stage."""
+        x = self.embed(*(self._tensor(values) for values in (plan.ids, plan.type_ids, plan.positions)))
+        for stage in plan.stages:
+            if stage.take is not None:
+                x = x[self._tensor(stage.take)]
+            x = self.run_layers(x, self.kernels.begin(stage, view), stage.first_layer, stage.last_layer)
         return x
 
-    def _embed(self, plan: Plan) -> Tensor:
-        x = F.embedding(plan.ids, self.words)
+    def prepare(self, view: BankView) -> None:
+        """Nothing: these kernels are compiled when they are chosen."""
+
+    def embed(self, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer reads: three times [T] int64 -> [T, D]."""
+        x = F.embedding(ids, self.words)
         if self.types is not None:
-            x = x + F.embedding(plan.type_ids, self.types)
-        x = self.norm(x + F.embedding(plan.positions, self.positions))
+            x = x + F.embedding(type_ids, self.types)
+        x = self.norm(x + F.embedding(positions, self.positions))
         return x if self.project is None else self.project(x)
 
-    def _attend(self, qkv: Tensor, plan: Plan) -> Tensor:
-        """qkv [T, 3 D] -> context [T, D]."""
-        width = qkv.shape[1] // 3
-        padded = []
-        for bucket in plan.buckets:
-            rows = qkv[bucket.gather].view(len(bucket.rows), bucket.length, 3, self.heads, width // self.heads)
-            q, k, v = rows.permute(2, 0, 3, 1, 4).unbind(0)  # each [b, H, L, D / H]
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=bucket.mask)
-            padded.append(context.transpose(1, 2).reshape(-1, width))
-        return torch.cat(padded)[plan.scatter]
+    def run_layers(self, x: Tensor, work: StageWork, first_layer: int, last_layer: int | None) -> Tensor:
+        """The layers of one stage: [T, D] -> [T, D]; last_layer is excluded, None is the end."""
+        for number in range(len(self.layers))[first_layer:last_layer]:
+            layer = self.layers[number]
+            h = work.add_norm(layer.attention_out(work.attend(layer.qkv(x))), x, layer.attention_norm)
+            up = layer.up(h)
+            inner = work.gelu(up) if self.activation is None else self.activation(up)
+            x = work.adapt_add_norm(layer.site(inner), h, layer.output_norm, number)
+        return x
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.words.device, non_blocking=True)
 
 
 class PaddedEncoder:
@@ -153,42 +210,57 @@ class PaddedEncoder:
     """
 
     path = "padded"
+    kernels_name = "eager"
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-        self.model = model.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps `to`
-        self._work: tuple[Plan, BankView, Tensor] | None = None
+        self.model, self.device = model.to(device=device, dtype=dtype), device  # type: ignore[call-arg]  # transformers wraps `to`
+        self._work: tuple[tuple[SiteGroup, ...], BankView, Tensor] | None = None
         for number, site in enumerate(sites(self.model)):
             site.register_forward_hook(self._hook(number))
 
     def __call__(self, plan: Plan, view: BankView) -> Tensor:
-        """Returns the last hidden state [T, D] in packed order."""
+        """Returns the last hidden state [T, D] in packed order. The plan has one stage: no layer is shared here."""
+        (stage,) = plan.stages
+        buckets = make_buckets(stage.lengths, stage.starts, self.device, mask_dtype=None)
+        ids, type_ids = torch.from_numpy(plan.ids).to(self.device), torch.from_numpy(plan.type_ids).to(self.device)
         padded = []
-        for bucket in plan.buckets:
+        for bucket in buckets.parts:
             shape = (len(bucket.rows), bucket.length)
-            inside = torch.arange(bucket.length, device=bucket.lengths.device)[None] < bucket.lengths[:, None]
-            self._work = (plan, view, bucket.rows)
+            inside = torch.arange(bucket.length, device=self.device)[None] < bucket.lengths[:, None]
+            self._work = (stage.groups, view, bucket.rows)
             try:
                 hidden = self.model(
-                    input_ids=plan.ids[bucket.gather].view(shape),
-                    token_type_ids=plan.type_ids[bucket.gather].view(shape),
+                    input_ids=ids[bucket.gather].view(shape),
+                    token_type_ids=type_ids[bucket.gather].view(shape),
                     attention_mask=inside.long(),
                 ).last_hidden_state
             finally:
                 self._work = None
             padded.append(hidden.flatten(0, 1))
-        return torch.cat(padded)[plan.scatter]
+        return torch.cat(padded)[buckets.scatter]
+
+    def prepare(self, view: BankView) -> None:
+        """Nothing: this forward is transformers' own."""
 
     def _hook(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def adapt(site: nn.Module, inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
             if self._work is None:
                 return x
-            plan, view, rows = self._work
-            for group in plan.groups:
+            groups, view, rows = self._work
+            for group in groups:
                 if layer >= group.shape.first_layer:
-                    x = adapt_padded(x, view.site(group.shape, layer), group.shape, group.slots_of(rows))
+                    x = adapt_padded(x, view.site(group.shape, layer), group.shape, _slots_of(group, rows))
             return x
 
         return adapt
+
+
+def _slots_of(group: SiteGroup, rows: Tensor) -> Tensor:
+    """The slot of each packed row number, slot 0 (the identity) for rows outside the group."""
+    slots = torch.from_numpy(group.slots).to(rows.device)
+    number = rows - group.first
+    inside = (number >= 0) & (number < len(slots))
+    return torch.where(inside, slots[number.clamp(0, len(slots) - 1)], 0)
 
 
 @dataclass(frozen=True, slots=True)

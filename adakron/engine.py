@@ -10,7 +10,7 @@ versions or time.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +18,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from adakron.artefact import Adapter
 from adakron.backbone import DEFAULT, Backbone
 from adakron.bank import AdapterBank, BankView
-from adakron.classifier import classify, pool_packed
+from adakron.classifier import classify, pool_packed, scores
 from adakron.config import AdapterConfig, Fingerprint
-from adakron.encoder import make_encoder
+from adakron.encoder import KernelChoice, make_encoder
 from adakron.errors import BackboneError, BaseMismatchError, GoldenMismatchError, NonFiniteError, UnknownAdapterError
+from adakron.kernels.compiler import native_library
+from adakron.linear import make_linear
 from adakron.plan import make_plan
 from adakron.precision import Dtype, choose_dtype
 from adakron.residents import Lease, Resident, Residents
@@ -51,11 +52,11 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """A row ready to run: it holds tokens, and needs its lease until `run` is over."""
+    """A row ready to run: it holds tokens, ids and type_ids [T] int64, and needs its lease until `run` is over."""
 
     lease: Lease
-    ids: Sequence[int]
-    type_ids: Sequence[int]
+    ids: np.ndarray
+    type_ids: np.ndarray
     truncated: bool
 
     @property
@@ -65,7 +66,12 @@ class EncodedRow:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What runs: path is "packed" or "padded"; adapter_bytes counts the bank's free slots too."""
+    """What runs.
+
+    path          "packed", or "padded" for families that run as transformers' own model
+    kernels       "native", "triton" or "eager": who computes what lies between the linear maps
+    adapter_bytes of the bank, its free slots counted
+    """
 
     backbone: str
     revision: str | None
@@ -76,6 +82,8 @@ class EngineInfo:
     device: str
     dtype: str
     path: str
+    kernels: str
+    batch_invariant: bool
     fingerprint: Fingerprint
     adapters: int
     adapter_bytes: int
@@ -93,12 +101,20 @@ class Engine:
     """One backbone and a bank of adapters. Any method may be called from any thread; `run` does one batch at a time."""
 
     def __init__(
-        self, backbone: Backbone, device: torch.device, dtype: torch.dtype, device_budget_bytes: int | None = None
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        dtype: torch.dtype,
+        device_budget_bytes: int | None = None,
+        *,
+        batch_invariant: bool = False,
+        kernels: KernelChoice = "auto",
     ) -> None:
         self.device, self.dtype = device, dtype
         self.bank = AdapterBank(backbone.hidden_size, backbone.num_hidden_layers, dtype, device, device_budget_bytes)
-        self._encoder = make_encoder(backbone, dtype, device)
-        self._pooler = None if backbone.pooler is None else backbone.pooler.to(device=device, dtype=dtype)
+        self._encoder = make_encoder(backbone, dtype, device, kernels=kernels, invariant=batch_invariant)
+        self._library = native_library() if self._encoder.kernels_name == "native" else None
+        self._pooler = None if backbone.pooler is None else self._make_pooler(backbone.pooler, batch_invariant)
         self._tokenizer = backbone.tokenizer
         roberta = backbone.model_type in ("roberta", "xlm-roberta")
         self._pad_id: int | None = backbone.model.config.pad_token_id if roberta else None
@@ -113,6 +129,8 @@ class Engine:
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             path=self._encoder.path,
+            kernels=self._encoder.kernels_name,
+            batch_invariant=batch_invariant,
             fingerprint=backbone.fingerprint,
             adapters=0,
             adapter_bytes=0,
@@ -129,6 +147,8 @@ class Engine:
         dtype: Dtype = "auto",
         threads: int | None = None,
         device_budget_bytes: int | None = None,
+        batch_invariant: bool = False,
+        kernels: KernelChoice = "auto",
     ) -> "Engine":
         """Load a backbone by name (see `Backbone.load`) and get it ready.
 
@@ -136,6 +156,8 @@ class Engine:
         dtype    "auto": bfloat16 where the device is fast at it (CUDA; on a CPU, measured), else float32
         threads  torch's threads in this process; None leaves them alone
         device_budget_bytes  bound for the adapters' memory; None for no bound
+        batch_invariant      a row's logits are the same to the last bit whatever its batch-mates; slower
+        kernels  "auto": the fastest that run here, compiled now if need be; "eager": plain torch
 
         Raises BackboneError.
         """
@@ -145,7 +167,14 @@ class Engine:
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise BackboneError("device: no CUDA device here", hint='use device "cpu" or "auto"')
         loaded = Backbone.load(backbone)
-        return cls(loaded, chosen, choose_dtype(dtype, chosen), device_budget_bytes)
+        return cls(
+            loaded,
+            chosen,
+            choose_dtype(dtype, chosen),
+            device_budget_bytes,
+            batch_invariant=batch_invariant,
+            kernels=kernels,
+        )
 
     def add(self, key: str, adapter: Adapter | str | Path) -> None:
         """Make an adapter, or the folder or file that holds one, answer to `key`; a former one is replaced at once.
@@ -199,7 +228,7 @@ class Engine:
             elif len(encoding.ids) <= special:
                 answers[n] = RowError("BLANK_TEXT", "the text holds no token", "text", "send at least one word")
             else:
-                answers[n] = EncodedRow(leases[n], encoding.ids, encoding.type_ids, cut)
+                answers[n] = EncodedRow(leases[n], _array(encoding.ids), _array(encoding.type_ids), cut)
         return [answer for answer in answers if answer is not None]
 
     def run(self, rows: Sequence[EncodedRow]) -> list[Result | RowError]:
@@ -247,23 +276,26 @@ class Engine:
         """What runs here, and how much of it."""
         return replace(self._facts, adapters=len(self._residents), adapter_bytes=self.bank.size_bytes)
 
-    def _forward(self, rows: Sequence[EncodedRow]) -> tuple[np.ndarray, list[Tensor | None]]:
+    def _forward(self, rows: Sequence[EncodedRow]) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """Pooled vectors [B, D] float32 and logits [width] float32 of each row, in the order of the rows."""
         placements = [row.lease.resident.placement for row in rows]
         plan = make_plan(
             [row.ids for row in rows],
             [row.type_ids for row in rows],
             placements,
-            dtype=self.dtype,
-            device=self.device,
             pad_id=self._pad_id,
+            share_layers=self._encoder.path == "packed",
         )
         view = BankView(self.bank)
         hidden = self._encoder(plan, view)
         configs = [rows[n].lease.config for n in plan.order]
-        pooled = pool_packed(hidden, plan, ["mean" if c is None else c.pooling for c in configs], self._pooler)
-        packed = classify(pooled, view, [placements[n] for n in plan.order])
-        logits: list[Tensor | None] = [None] * len(rows)
+        pooled = pool_packed(
+            hidden, plan, ["mean" if c is None else c.pooling for c in configs], self._pooler, self._library
+        )
+        invariant = self._facts.batch_invariant
+        ordered = [placements[n] for n in plan.order]
+        packed = classify(pooled, view, ordered, self._library, invariant=invariant)
+        logits: list[np.ndarray | None] = [None] * len(rows)
         for packed_row, row in enumerate(plan.order):
             logits[row] = packed[packed_row]
         original = torch.empty(len(rows), dtype=torch.int64)
@@ -271,19 +303,27 @@ class Engine:
         vectors: np.ndarray = pooled.cpu()[original].numpy()
         return vectors, logits
 
-    def _result(self, row: EncodedRow, padded: Tensor | None, pooled: np.ndarray) -> Result | RowError:
+    def _make_pooler(self, pooler: nn.Module, invariant: bool) -> Callable[[Tensor], Tensor]:
+        """The checkpoint's dense map and tanh, [B, D] -> [B, D]."""
+        weight, bias = (
+            pooler.get_parameter(f"dense.{name}").to(self.device, self.dtype) for name in ("weight", "bias")
+        )
+        dense = make_linear(weight, bias, invariant=invariant)
+        return lambda first: dense(first).tanh()
+
+    def _result(self, row: EncodedRow, padded: np.ndarray | None, pooled: np.ndarray) -> Result | RowError:
         config, key = row.lease.config, row.lease.key
         if config is None or padded is None:
             empty = np.empty(0, dtype=np.float32)
             return Result(None, empty, empty, row.n_tokens, row.truncated, embedding=pooled)
         logits = padded[: config.num_labels]
-        if not bool(torch.isfinite(logits).all()):
+        if not np.isfinite(logits).all():
             return RowError(
                 "ADAPTER_NUMERIC_ERROR",
                 "the adapter gave NaN or infinity for this text",
                 hint="retrain or replace the adapter",
             )
-        return Result(key, logits.numpy(), scores(logits, config).numpy(), row.n_tokens, row.truncated, config)
+        return Result(key, logits, scores(logits, config), row.n_tokens, row.truncated, config)
 
     def _probe(self, lease: Lease) -> bool:
         """Finite logits on the probe texts, or NonFiniteError; whether the adapter leaves the pooled vectors alone."""
@@ -298,7 +338,7 @@ class Engine:
             identity = Lease(self._residents, Resident(None, config, replace(placement, site_slot=0)))
             untouched, _ = self._forward([replace(row, lease=identity) for row in encoded])
         for values in logits:
-            if values is None or not bool(torch.isfinite(values).all()):
+            if values is None or not np.isfinite(values).all():
                 raise NonFiniteError("the adapter gives NaN or infinity for plain texts", hint="retrain the adapter")
         return bool(np.abs(pooled - untouched).max() <= NO_EFFECT * np.abs(untouched).max())
 
@@ -339,7 +379,7 @@ class Engine:
             return RowError("INVALID_TEXT", f"input_ids: expected tokens from 0 to {vocabulary - 1}", "input_ids")
         if len(ids) > self._max_length(lease.config):
             return RowError("TOO_LONG", f"more than {self._max_length(lease.config)} tokens", "input_ids")
-        return EncodedRow(lease, ids, [0] * len(ids), False)
+        return EncodedRow(lease, _array(ids), np.zeros(len(ids), dtype=np.int64), False)
 
     def _max_length(self, config: AdapterConfig | None) -> int:
         return self._facts.max_length if config is None else min(config.max_length, self._facts.max_length)
@@ -362,12 +402,8 @@ class Engine:
                     lease.release()
 
 
-def scores(logits: Tensor, config: AdapterConfig) -> Tensor:
-    """softmax(logits / temperature), sigmoid for multi-label, nothing for regression: [L] -> [L], or [0]."""
-    if config.problem_type == "regression":
-        return logits.new_empty(0)
-    scaled = logits / config.calibration.temperature
-    return scaled.sigmoid() if config.problem_type == "multi_label_classification" else F.softmax(scaled, dim=-1)
+def _array(values: Sequence[int]) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
 
 
 def _fault(row: Row, config: AdapterConfig | None) -> RowError | None:

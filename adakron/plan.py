@@ -1,146 +1,188 @@
-"""How one batch is laid out: tokens packed without padding, rows grouped by adapter, padded only where needed.
+"""How one batch is laid out: tokens packed without padding, rows grouped by adapter, shared text computed once.
 
-Made once a batch on the host, used by every layer. Knows lengths and slots; nothing of weights or text.
+Made once a batch on the host, as numpy arrays. Knows lengths, tokens and slots; nothing of weights, text or devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from adakron.bank import Placement, SiteShape
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """Rows of similar length, padded to the longest of them.
-
-    rows     [b] int64, packed row numbers
-    gather   [b * length] int64, the packed token at each padded position; padding repeats the row's first token,
-             so it is always finite
-    lengths  [b] int64
-    mask     [b, 1, length, length] of the encoder's dtype, 0 or -inf, written out in full (a broadcast mask sends
-             attention down a slow path); None where no row is padded
-    """
-
-    rows: Tensor
-    gather: Tensor
-    lengths: Tensor
-    length: int
-    mask: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class SiteGroup:
-    """The rows of one batch whose adapters share a shelf: they are neighbours in packed order, from row `first` on.
+    """The rows of one stage whose adapters share a shelf: neighbours in packed order.
 
+    first, last  their packed rows, last excluded
     begin, end   their packed tokens
-    slots    [rows] int64, for each row of the group
-    buckets  their rows counted from the group's first, their gather from token `begin`
-    scatter  [end - begin] int64: the padded position of each token, over all buckets of the group
-    only     the slot, where all rows have the same
+    slots        [last - first] int64, for each row
     """
 
     shape: SiteShape
     first: int
+    last: int
     begin: int
     end: int
-    slots: Tensor
-    buckets: tuple[Bucket, ...]
-    scatter: Tensor
-    only: int | None
+    slots: np.ndarray
 
-    def slots_of(self, rows: Tensor) -> Tensor:
-        """The slot of each packed row number, slot 0 (the identity) for rows outside this group."""
-        number = rows - self.first
-        inside = (number >= 0) & (number < len(self.slots))
-        return torch.where(inside, self.slots[number.clamp(0, len(self.slots) - 1)], 0)
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Layers that are computed on the same packed rows: B rows and T tokens.
+
+    first_layer, last_layer   layers, last_layer excluded; None: to the end
+    take       [T] int64: where each token lies among those of the stage before; None in the first stage
+    starts, lengths   [B] int64: each row's first packed token and its number of tokens
+    groups     rows with an adapter, by shelf; rows without, and rows that several adapters still share, are in none
+    """
+
+    first_layer: int
+    last_layer: int | None
+    take: np.ndarray | None
+    starts: np.ndarray
+    lengths: np.ndarray
+    groups: tuple[SiteGroup, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.starts[-1] + self.lengths[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One batch of B rows and T tokens in packed order.
+    """One batch.
 
-    order      packed row -> row as the caller gave it
-    ids, type_ids, positions   [T] int64
-    starts, lengths            [B] int64: each row's first packed token and its number of tokens
-    buckets    cover all rows, for attention
-    scatter    [T] int64: the padded position of each packed token, over all buckets
-    groups     rows with an adapter, by shelf; rows without are in none
+    ids, type_ids, positions   [T] int64, packed tokens of the first stage
+    stages     at least one; the last has a packed row for each row of the batch
+    order      packed row of the last stage -> row as the caller gave it
     """
 
+    ids: np.ndarray
+    type_ids: np.ndarray
+    positions: np.ndarray
+    stages: tuple[Stage, ...]
     order: list[int]
-    ids: Tensor
-    type_ids: Tensor
-    positions: Tensor
-    starts: Tensor
-    lengths: Tensor
-    buckets: tuple[Bucket, ...]
-    scatter: Tensor
-    groups: tuple[SiteGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """One stage's rows in packed order: each is the given rows that it computes, which have one text."""
+
+    units: list[tuple[int, ...]]
+    starts: np.ndarray
+    lengths: np.ndarray
 
 
 def make_plan(
-    ids: Sequence[Sequence[int]],
-    type_ids: Sequence[Sequence[int]],
+    ids: Sequence[np.ndarray],
+    type_ids: Sequence[np.ndarray],
     placements: Sequence[Placement | None],
     *,
-    dtype: torch.dtype,
-    device: torch.device,
     pad_id: int | None = None,
+    share_layers: bool = True,
 ) -> Plan:
-    """Lay out B rows: ids[n] and type_ids[n] are one row's tokens, placements[n] its adapter or None for the base.
+    """Lay out B rows: ids[n] and type_ids[n], [T] int64, are one row's tokens, placements[n] its adapter or None.
 
-    pad_id   for RoBERTa, which counts positions from pad_id + 1 and skips tokens equal to pad_id; else None
+    pad_id        for RoBERTa, which counts positions from pad_id + 1 and skips tokens equal to pad_id; else None
+    share_layers  compute a text that several rows have once, up to the layer where each row's adapter starts
     """
-    shapes = {p.site for p in placements if p is not None}
-    rank = {shape: number for number, shape in enumerate(sorted(shapes, key=repr), start=1)}
-
-    def key(row: int) -> tuple[int, int, int]:
-        placement = placements[row]
-        return (0, 0, 0) if placement is None else (rank[placement.site], placement.site_slot, len(ids[row]))
-
-    order = sorted(range(len(ids)), key=key)
-    lengths = np.array([len(ids[row]) for row in order], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    packed_ids = np.concatenate([np.asarray(ids[row], dtype=np.int64) for row in order])
-    packed_types = np.concatenate([np.asarray(type_ids[row], dtype=np.int64) for row in order])
-
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device, non_blocking=True)
-
-    buckets, scatter = _buckets(lengths, starts, dtype, device, masked=True)
-    groups: list[SiteGroup] = []
-    for shape in sorted(shapes, key=repr):
-        members = [n for n, row in enumerate(order) if (p := placements[row]) is not None and p.site == shape]
-        first, last = members[0], members[-1]
-        begin, end = int(starts[first]), int(starts[last] + lengths[last])
-        slots = np.array([_slot(placements[order[n]]) for n in members], dtype=np.int64)
-        only = int(slots[0]) if (slots == slots[0]).all() else None
-        if only is None:
-            part, part_scatter = _buckets(
-                lengths[first : last + 1], starts[first : last + 1] - begin, dtype, device, masked=False
+    forks = [0 if placement is None else placement.site.first_layer for placement in placements]
+    texts = _shared_texts(ids, type_ids, forks) if share_layers else [(row,) for row in range(len(ids))]
+    boundaries = sorted({0, *(forks[row] for rows in texts if len(rows) > 1 for row in rows)})
+    stages: list[Stage] = []
+    packings: list[_Packing] = []
+    for number, layer in enumerate(boundaries):
+        packing = _pack(_units(texts, forks, layer), ids, placements)
+        stages.append(
+            Stage(
+                first_layer=layer,
+                last_layer=boundaries[number + 1] if number + 1 < len(boundaries) else None,
+                take=_take(packings[-1], packing) if packings else None,
+                starts=packing.starts,
+                lengths=packing.lengths,
+                groups=_groups(packing, placements),
             )
-        else:
-            part, part_scatter = (), torch.empty(0, dtype=torch.int64)
-        groups.append(SiteGroup(shape, first, begin, end, tensor(slots), part, part_scatter, only))
+        )
+        packings.append(packing)
+    rows = [unit[0] for unit in packings[0].units]
+    packed_ids = np.concatenate([ids[row] for row in rows])
+    first = packings[0]
     return Plan(
-        order=order,
-        ids=tensor(packed_ids),
-        type_ids=tensor(packed_types),
-        positions=tensor(_positions(packed_ids, lengths, starts, pad_id)),
-        starts=tensor(starts),
-        lengths=tensor(lengths),
-        buckets=buckets,
-        scatter=scatter,
-        groups=tuple(groups),
+        ids=packed_ids,
+        type_ids=np.concatenate([type_ids[row] for row in rows]),
+        positions=_positions(packed_ids, first.lengths, first.starts, pad_id),
+        stages=tuple(stages),
+        order=[unit[0] for unit in packings[-1].units],
     )
 
 
-def _slot(placement: Placement | None) -> int:
-    return 0 if placement is None else placement.site_slot
+def _shared_texts(
+    ids: Sequence[np.ndarray], type_ids: Sequence[np.ndarray], forks: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """Rows by text; a row whose adapter starts at layer 0 has nothing to share and stands alone."""
+    texts: dict[Hashable, list[int]] = {}
+    for row, fork in enumerate(forks):
+        key: Hashable = row if fork == 0 else (ids[row].tobytes(), type_ids[row].tobytes())
+        texts.setdefault(key, []).append(row)
+    return [tuple(rows) for rows in texts.values()]
+
+
+def _units(texts: Iterable[tuple[int, ...]], forks: Sequence[int], layer: int) -> list[tuple[int, ...]]:
+    """From `layer` on: each row whose adapter starts here or before by itself, the others of its text together."""
+    units: list[tuple[int, ...]] = []
+    for rows in texts:
+        units.extend((row,) for row in rows if forks[row] <= layer)
+        if together := tuple(row for row in rows if forks[row] > layer):
+            units.append(together)
+    return units
+
+
+def _pack(
+    units: Iterable[tuple[int, ...]], ids: Sequence[np.ndarray], placements: Sequence[Placement | None]
+) -> _Packing:
+    """Rows without adapter first, then shelf by shelf, slot by slot, shortest first."""
+    shapes = sorted({placement.site for placement in placements if placement is not None}, key=repr)
+    rank = {shape: number for number, shape in enumerate(shapes, start=1)}
+
+    def key(unit: tuple[int, ...]) -> tuple[int, int, int]:
+        placement = _placement(unit, placements)
+        return (0, 0, 0) if placement is None else (rank[placement.site], placement.site_slot, len(ids[unit[0]]))
+
+    packed = sorted(units, key=key)
+    lengths = np.array([len(ids[unit[0]]) for unit in packed], dtype=np.int64)
+    return _Packing(packed, np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64), lengths)
+
+
+def _placement(unit: tuple[int, ...], placements: Sequence[Placement | None]) -> Placement | None:
+    """The adapter of a packed row; None where several rows still share it."""
+    return placements[unit[0]] if len(unit) == 1 else None
+
+
+def _groups(packing: _Packing, placements: Sequence[Placement | None]) -> tuple[SiteGroup, ...]:
+    groups: list[SiteGroup] = []
+    members: dict[SiteShape, list[int]] = {}
+    slots: dict[SiteShape, list[int]] = {}
+    for packed, unit in enumerate(packing.units):
+        placement = _placement(unit, placements)
+        if placement is not None:
+            members.setdefault(placement.site, []).append(packed)
+            slots.setdefault(placement.site, []).append(placement.site_slot)
+    for shape, rows in members.items():
+        first, last = rows[0], rows[-1] + 1
+        begin, end = int(packing.starts[first]), int(packing.starts[last - 1] + packing.lengths[last - 1])
+        groups.append(SiteGroup(shape, first, last, begin, end, np.array(slots[shape], dtype=np.int64)))
+    return tuple(groups)
+
+
+def _take(before: _Packing, after: _Packing) -> np.ndarray:
+    """[T] int64: for each token of `after`, where the same token of the same row lies in `before`."""
+    start_of = {row: int(start) for unit, start in zip(before.units, before.starts, strict=True) for row in unit}
+    origins = np.array([start_of[unit[0]] for unit in after.units], dtype=np.int64)
+    inside = np.arange(int(after.lengths.sum()), dtype=np.int64) - np.repeat(after.starts, after.lengths)
+    take: np.ndarray = np.repeat(origins, after.lengths) + inside
+    return take
 
 
 def _positions(ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, pad_id: int | None) -> np.ndarray:
@@ -154,42 +196,3 @@ def _positions(ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, pad_id:
     before = np.repeat(counted[starts] - real[starts], lengths)
     positions = (counted - before) * real + pad_id
     return positions
-
-
-def _buckets(
-    lengths: np.ndarray, starts: np.ndarray, dtype: torch.dtype, device: torch.device, *, masked: bool
-) -> tuple[tuple[Bucket, ...], Tensor]:
-    """Rows by falling length, cut where the next would be padded by more than a quarter (at least 8 tokens)."""
-    by_length = np.argsort(-lengths, kind="stable")
-    cuts: list[list[int]] = []
-    for row in by_length.tolist():
-        longest = lengths[cuts[-1][0]] if cuts else 0
-        if cuts and longest - lengths[row] <= max(8, longest // 4):
-            cuts[-1].append(row)
-        else:
-            cuts.append([row])
-    scatter = np.empty(int(lengths.sum()), dtype=np.int64)
-    buckets, offset = [], 0
-    for rows in cuts:
-        length = int(lengths[rows[0]])
-        column = np.arange(length, dtype=np.int64)
-        valid = column[None] < lengths[rows][:, None]
-        gather = starts[rows][:, None] + np.where(valid, column[None], 0)
-        scatter[gather[valid]] = offset + np.flatnonzero(valid)
-        offset += gather.size
-        mask = None
-        if masked and not valid.all():
-            bias = torch.zeros(len(rows), 1, 1, length, dtype=dtype).masked_fill(
-                ~torch.from_numpy(valid)[:, None, None], float("-inf")
-            )
-            mask = bias.to(device).expand(-1, 1, length, -1).contiguous()
-        buckets.append(
-            Bucket(
-                rows=torch.tensor(rows, device=device),
-                gather=torch.from_numpy(gather.reshape(-1)).to(device),
-                lengths=torch.from_numpy(lengths[rows]).to(device),
-                length=length,
-                mask=mask,
-            )
-        )
-    return tuple(buckets), torch.from_numpy(scatter).to(device)

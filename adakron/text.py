@@ -15,14 +15,21 @@ def tokenise(
 ) -> list[tuple[Encoding, bool]]:
     """(encoding, truncated) for each text or pair, at most max_lengths[i] tokens with special ones counted.
 
-    All texts go through one `encode_batch`, which releases the interpreter lock. Pairs are cut longest first, as
-    transformers' truncation="longest_first" does.
+    All different texts go through one `encode_batch`, which releases the interpreter lock; a text that many adapters
+    are asked about is tokenised once. Pairs are cut longest first, as transformers' truncation="longest_first" does.
     """
-    encodings = tokenizer.encode_batch_fast(list(texts))
+    different = list(dict.fromkeys(texts))
+    encodings = dict(zip(different, tokenizer.encode_batch_fast(different), strict=True))
+    truncated: dict[tuple[TextOrPair, int], Encoding] = {}
     result = []
-    for text, encoding, most in zip(texts, encodings, max_lengths, strict=True):
+    for text, most in zip(texts, max_lengths, strict=True):
+        encoding = encodings[text]
         too_long = len(encoding.ids) > most
-        result.append((_truncated(tokenizer, text, most) if too_long else encoding, too_long))
+        if too_long:
+            if (text, most) not in truncated:
+                truncated[text, most] = _truncated(tokenizer, text, most)
+            encoding = truncated[text, most]
+        result.append((encoding, too_long))
     return result
 
 

@@ -13,13 +13,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from adakron import AdaKronConfig, Adapter, AdapterConfig, Backbone, Engine, Result, Row, RowError
 from adakron.artefact import expected_shapes
 from adakron.encoder import PaddedEncoder
 from adakron.engine import EncodedRow
 from adakron.families import family_of
+from adakron.linear import Linear, make_linear
 from loadtests.engine_contest import Run
 from loadtests.engine_trace import MAX_TOKENS, Batch
 
@@ -92,7 +92,8 @@ class BareBackbone:
 class Floor:
     """The encoder's linear layers alone on packed tokens, the three of attention's input as one: nothing can be faster.
 
-    No attention, no norms, no activation, no embeddings, no head.
+    The very products that the engine computes, its weights prepared as there. No attention, no norms, no activation, no
+    embeddings, no head.
     """
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype, device: torch.device) -> None:
@@ -103,29 +104,27 @@ class Floor:
     def prepare(self, batch: Batch, held: ExitStack) -> Run:
         inputs = {
             width: torch.randn(batch.n_tokens, width, device=self._device).to(self._dtype)
-            for width in sorted({weight.shape[1] for layer in self._layers for weight, _ in layer})
+            for width in sorted({width for layer in self._layers for width, _ in layer})
         }
 
         @torch.inference_mode()
         def run() -> None:
             for layer in self._layers:
-                for weight, bias in layer:
-                    F.linear(inputs[weight.shape[1]], weight, bias)
+                for width, linear in layer:
+                    linear(inputs[width])
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
 
         return run
 
 
-def _fused_linears(
-    layer: nn.Module, dtype: torch.dtype, device: torch.device
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(weight, bias) of every linear map of a layer; the first three, query, key and value, as one."""
+def _fused_linears(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> list[tuple[int, Linear]]:
+    """(input width, map) of every linear map of a layer; the first three, query, key and value, as one."""
     linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
     weights = [torch.cat([linear.weight for linear in linears[:3]]), *(linear.weight for linear in linears[3:])]
     biases = [torch.cat([linear.bias for linear in linears[:3]]), *(linear.bias for linear in linears[3:])]
     return [
-        (weight.detach().to(device, dtype), bias.detach().to(device, dtype))
+        (weight.shape[1], make_linear(weight.detach().to(device, dtype), bias.detach().to(device, dtype)))
         for weight, bias in zip(weights, biases, strict=True)
     ]
 

@@ -7,6 +7,7 @@ and the other replicas say.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -26,6 +27,8 @@ from server.metrics import Metrics
 from server.replica import Replica
 from server.service import Service
 from server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CPU_BUDGET_TOKENS = 2048
 GPU_BUDGET_TOKENS = 16_384
@@ -73,7 +76,9 @@ class DataPlane:
             dtype=settings.dtype,
             threads=threads,
             device_budget_bytes=settings.device_budget_bytes,
+            batch_invariant=settings.batch_invariant,
         )
+        log.info("the engine runs %s", engine.info())
         catalogue = Catalogue(settings.catalogue_path, is_writer=False)
         plane = cls(engine, catalogue, BlobStore(settings.blobs_dir), settings, replica_id)
         plane.replica.load()

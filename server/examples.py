@@ -131,7 +131,23 @@ CLASSIFY: Responses = {
 INFO: Responses = {
     200: json_answer(
         "Backbone, limits and replica.",
-        {"info": {"backbone": "sentence-transformers/all-MiniLM-L6-v2", "device": "cuda", "adapters": 1024}},
+        {
+            "info": {
+                "replica": "3fk2a",
+                "generation": 1031,
+                "names": 1024,
+                "engine": {
+                    "backbone": "sentence-transformers/all-MiniLM-L6-v2",
+                    "device": "cpu",
+                    "dtype": "bfloat16",
+                    "path": "packed",
+                    "kernels": "native",
+                    "batch_invariant": False,
+                    "adapters": 1024,
+                },
+                "limits": {"batch_budget_tokens": 2048, "queue_limit_tokens": 65_536},
+            }
+        },
     ),
     **native_errors(*_GUARD_ERRORS),
 }

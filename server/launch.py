@@ -163,9 +163,12 @@ def _announce(settings: Settings, logs: str) -> None:
     url = _url(settings)
     with urllib.request.urlopen(f"{url}/v1/adapters?limit=1000", timeout=10) as reply:  # noqa: S310 (our own address)
         adapters = [adapter for adapter in json.load(reply)["adapters"] if adapter["version"] is not None]
+    with urllib.request.urlopen(f"{url}/v1/info", timeout=10) as reply:  # noqa: S310 (our own address)
+        engine = json.load(reply)["engine"]
     _say(
         f"Listening on {url} with {len(adapters)} adapter{'' if len(adapters) == 1 else 's'}; documentation: {url}/docs"
     )
+    _say("Runs:  {backbone} on {device} in {dtype}, {path} tokens, {kernels} kernels".format(**engine))
     _say(f"Try:   {example_call(url, adapters)}")
     _say(f"Logs:  {logs}/logs")
     _say("Stop:  Ctrl-C, or SIGTERM to this process")

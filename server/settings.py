@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     backbone: str = Field("default", min_length=1, max_length=512, description="hub id or folder of the encoder")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the encoder")
+    batch_invariant: bool = Field(
+        False, description="a row's logits are equal to the last bit whatever else is in its batch; slower"
+    )
     state_dir: Path = Field(Path("~/.local/state/adakron"), description="catalogue and stored adapters")
     batch_budget_tokens: int | None = Field(
         None, ge=512, le=1_048_576, description="most tokens in one batch (default: 2048 on a CPU, 16384 on a GPU)"

@@ -26,6 +26,13 @@ def kron_forward(x: np.ndarray, tensors: dict[str, np.ndarray], order: str) -> n
     return x + tensors["up.weight"] @ z + tensors["up.bias"]
 
 
+def kron_forward_layer(adapter: Adapter, layer: int, x: torch.Tensor) -> np.ndarray:
+    """One layer of an adapter, token by token: x [T, D] -> [T, D] float64."""
+    prefix = f"layers.{layer}."
+    tensors = {n.removeprefix(prefix): t.double().numpy() for n, t in adapter.tensors.items() if n.startswith(prefix)}
+    return np.stack([kron_forward(token, tensors, adapter.config.order) for token in x.double().numpy()])
+
+
 def clone_model(backbone: Backbone) -> torch.nn.Module:
     """A private copy of the encoder, in float32, without hooks."""
     copy = AutoModel.from_config(backbone.model.config)

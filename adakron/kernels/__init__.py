@@ -1,6 +1,6 @@
-"""The hot path for CUDA: many adapters, both residuals and the LayerNorm in one launch a layer.
+"""What an encoder layer does beside its linear maps, for all adapters of a batch at once, in three ways.
 
-Proven in triton's interpreter; not yet on the engine's path, which takes `adakron.adaptation` everywhere until this has
-run on a card. `tiles` is plain torch and says what a launch covers; `fused_adapter` holds the kernel and alone imports
-triton. The equation in plain torch is in `adakron.adaptation`, and both are held to one oracle.
+`interface` says what that is. `eager` is plain torch, runs everywhere and is the readable reference. `native` is C++
+for CPUs, compiled where it runs by `compiler`. `fused_adapter` is Triton for CUDA: proven in triton's interpreter, not
+yet on the engine's path. `tiles` cuts a batch into what the last two work on.
 """

@@ -1,6 +1,6 @@
-"""One batch cut into tiles, the tokens that one program of the fused adapter takes.
+"""One stage of a batch cut into tiles, the tokens that one program or thread of a kernel takes.
 
-Made once a batch on the host, read by every layer. Knows tokens and slots; nothing of rows, weights or the kernel.
+Made once a batch on the host, read by every layer. Knows tokens and slots; nothing of rows, weights or kernels.
 """
 
 from bisect import bisect_right
@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from adakron.bank import SiteShape
-
-TILE_TOKENS = 16
+from adakron.plan import Stage
 
 
 class Segment(NamedTuple):
@@ -25,47 +22,70 @@ class Segment(NamedTuple):
     end: int
 
 
+Group = tuple[SiteShape, Sequence[Segment]]
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One launch: tiles of one shelf, and of tokens without adapter.
 
     shape  the shelf that the slots belong to; None where every slot is 0
-    tiles  [N, 3] int32: slot, begin, end of at most TILE_TOKENS tokens; begin == end is a tile of nothing
+    tiles  [N, 3] int32: slot, begin, end of at most `tile_tokens` tokens; begin == end is a tile of nothing
     """
 
     shape: SiteShape | None
-    tiles: Tensor
+    tiles: np.ndarray
 
 
 class Passes:
     """The launches of every layer of one batch. Those of one layer write each token exactly once.
 
-    groups    for each shelf its segments in rising order; no two segments of a batch overlap
-    n_tokens  tokens of the batch; those in no segment have no adapter, nor have those of a shelf below its first_layer
+    groups       for each shelf its segments in rising order; no two segments of a batch overlap
+    n_tokens     tokens of the batch; those in no segment have no adapter, nor have a shelf's below its first_layer
+    tile_tokens  the most that one tile holds
+    plain        tiles of all tokens, without any adapter
     """
 
-    def __init__(
-        self, groups: Sequence[tuple[SiteShape, Sequence[Segment]]], n_tokens: int, device: torch.device
-    ) -> None:
+    def __init__(self, groups: Sequence[Group], n_tokens: int, *, tile_tokens: int) -> None:
         self._first_layers = sorted({0, *(shape.first_layer for shape, _ in groups)})
-        shapes: list[list[SiteShape | None]] = []
-        tiles: list[np.ndarray] = []
-        for layer in self._first_layers:
-            active = [(shape, list(segments)) for shape, segments in groups if shape.first_layer <= layer]
-            gaps = uncovered([segment for _, segments in active for segment in segments], n_tokens)
-            plain = list[tuple[SiteShape | None, list[Segment]]]([(None, [])])
-            work = list(active) or plain
-            work[0][1].extend(gaps)
-            shapes.append([shape for shape, _ in work])
-            tiles.extend(cut(merged(segments)) for _, segments in work)
-        # One copy to the device for all of them.
-        together = torch.from_numpy(np.concatenate(tiles)).to(device, non_blocking=True)
-        parts = iter(torch.split(together, [len(part) for part in tiles]))
-        self._passes = [tuple(Pass(shape, next(parts)) for shape in layer) for layer in shapes]
+        self._passes = [
+            _launches(
+                [(shape, list(segments)) for shape, segments in groups if shape.first_layer <= layer],
+                n_tokens,
+                tile_tokens,
+            )
+            for layer in self._first_layers
+        ]
+        self.plain = cut([Segment(0, 0, n_tokens)], tile_tokens)
 
     def at(self, layer: int) -> tuple[Pass, ...]:
         """The launches of one layer, in any order."""
         return self._passes[bisect_right(self._first_layers, layer) - 1]
+
+
+def segments_of(stage: Stage) -> list[Group]:
+    """The rows of a stage that have an adapter, by shelf: one segment a row."""
+    groups: list[Group] = []
+    for group in stage.groups:
+        begins = stage.starts[group.first : group.last]
+        ends = begins + stage.lengths[group.first : group.last]
+        rows = zip(group.slots.tolist(), begins.tolist(), ends.tolist(), strict=True)
+        groups.append((group.shape, [Segment(*row) for row in rows]))
+    return groups
+
+
+def query_tiles(starts: np.ndarray, lengths: np.ndarray, tile_tokens: int) -> np.ndarray:
+    """Rows cut for attention: [N, 3] int32, the first of at most `tile_tokens` queries, begin and end of their row."""
+    ends = starts + lengths
+    rows, queries, _ = cut(np.stack([np.arange(len(starts)), starts, ends], axis=1), tile_tokens).T
+    return np.stack([queries, starts[rows], ends[rows]], axis=1).astype(np.int32)
+
+
+def _launches(groups: list[tuple[SiteShape, list[Segment]]], n_tokens: int, tile_tokens: int) -> tuple[Pass, ...]:
+    """One launch a shelf; the first takes the tokens of no shelf along."""
+    work: list[tuple[SiteShape | None, list[Segment]]] = list(groups) or [(None, [])]
+    work[0][1].extend(uncovered([segment for _, segments in groups for segment in segments], n_tokens))
+    return tuple(Pass(shape, cut(merged(segments), tile_tokens)) for shape, segments in work)
 
 
 def merged(segments: Iterable[Segment]) -> list[Segment]:
@@ -92,11 +112,11 @@ def uncovered(segments: Iterable[Segment], n_tokens: int) -> list[Segment]:
     return gaps
 
 
-def cut(segments: Sequence[Segment]) -> np.ndarray:
-    """Segments of any length, 0 too, as tiles of at most TILE_TOKENS tokens: [N, 3] int32, none of them empty."""
+def cut(segments: Sequence[Segment] | np.ndarray, tile_tokens: int) -> np.ndarray:
+    """Segments of any length, 0 too, as tiles of at most `tile_tokens` tokens: [N, 3] int32, none of them empty."""
     slot, begin, end = np.array(segments, dtype=np.int64).reshape(-1, 3).T
-    counts = -(-(end - begin) // TILE_TOKENS)
+    counts = -(-(end - begin) // tile_tokens)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    begins = np.repeat(begin, counts) + TILE_TOKENS * number
-    ends = np.minimum(begins + TILE_TOKENS, np.repeat(end, counts))
+    begins = np.repeat(begin, counts) + tile_tokens * number
+    ends = np.minimum(begins + tile_tokens, np.repeat(end, counts))
     return np.stack([np.repeat(slot, counts), begins, ends], axis=1).astype(np.int32)

@@ -8,6 +8,8 @@ import torch
 from adakron import AdaKronConfig, Adapter, Engine, Example, Row, RowError
 from adakron.engine import BATCH_TOKENS, MAX_TEXT_CHARS, Result
 from adakron.errors import BankFullError, BaseMismatchError, GoldenMismatchError, NonFiniteError, UnknownAdapterError
+from adakron.kernels.compiler import native_library
+from adakron.kernels.eager import EagerWork
 from tests.reference import Reference
 from tests.tiny import FAMILIES, WORDS, tiny_adapter, tiny_backbone
 
@@ -61,12 +63,13 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> N
             assert found.argmax() == expected.argmax()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[(family, kernels) for family in FAMILIES for kernels in ("auto", "eager")])
 def world(request):
-    backbone = tiny_backbone(request.param)
+    family, kernels = request.param
+    backbone = tiny_backbone(family)
     reference = Reference(backbone)
     adapters = zoo(backbone)
-    engine = Engine(backbone, CPU, torch.float32)
+    engine = Engine(backbone, CPU, torch.float32, kernels=kernels)
     for name, adapter in adapters.items():
         engine.add(name, adapter)
     return engine, adapters, reference
@@ -94,6 +97,15 @@ def test_a_row_in_any_batch_equals_the_row_alone(world):
         together = logits_of(engine.classify([rows[n] for n in order]))
         for n, found in zip(order, together, strict=True):
             assert_close(found, alone[n], TOLERANCE[torch.float32])
+
+
+def test_a_text_through_many_adapters_that_start_late_equals_each_of_them_alone(world):
+    engine, adapters, reference = world
+    texts = [" ".join(WORDS[:n]) for n in (3, 3, 17)]
+    rows = [Row(name, text) for name, adapter in adapters.items() for text in texts if not adapter.config.takes_pair]
+    assert any(adapter.config.first_layer for adapter in adapters.values())
+    for row, found in zip(rows, logits_of(engine.classify(rows)), strict=True):
+        assert_close(found, reference.logits(adapters[row.adapter], row), TOLERANCE[torch.float32])
 
 
 def test_rows_without_adapter_get_the_mean_of_the_backbones_hidden_states(world):
@@ -361,3 +373,26 @@ def test_auto_dtype_and_unknown_device_are_decided_at_load():
     assert (info.dtype, info.device, info.path) == ("float32", "cpu", "packed")
     assert (info.hidden_size, info.num_layers, info.max_length) == (384, 6, 512)
     assert Engine.load(dtype="auto", device="cpu").info().dtype in ("float32", "bfloat16")
+
+
+def test_layers_below_the_first_adapter_are_computed_once_for_a_text(monkeypatch):
+    engine, backbone = small_engine(kernels="eager")
+    for n, first_layer in enumerate((1, 2, 2, 0)):
+        engine.add(f"a{n}", tiny_adapter(backbone, seed=n, adakron=AdaKronConfig(12, 4, first_layer=first_layer)))
+    tokens = []
+    attend = EagerWork.attend
+
+    def counted(work, qkv):
+        tokens.append(len(qkv))
+        return attend(work, qkv)
+
+    monkeypatch.setattr(EagerWork, "attend", counted)
+    logits_of(engine.classify([Row(f"a{n}", "the hot word") for n in range(4)]))
+    # Of 5 tokens each: in layer 0 a3 alone and the other three together, in layer 1 a1 and a2 together, then all apart.
+    assert tokens == [10, 15, 20]
+
+
+def test_the_kernels_are_compiled_where_there_is_a_compiler_and_eager_if_asked():
+    engine, backbone = small_engine()
+    assert engine.info().kernels == ("eager" if native_library() is None else "native")
+    assert Engine(backbone, CPU, torch.float32, kernels="eager").info().kernels == "eager"

@@ -30,6 +30,32 @@ def test_each_text_has_its_own_limit():
     assert (len(whole.ids), uncut) == (22, False)
 
 
+def test_a_text_is_tokenised_once_however_often_it_is_asked_for():
+    seen = []
+
+    class Counting:
+        def __init__(self, tokenizer):
+            self._tokenizer = tokenizer
+
+        def __getattr__(self, name):
+            return getattr(self._tokenizer, name)
+
+        def encode_batch_fast(self, texts):
+            seen.extend(texts)
+            return self._tokenizer.encode_batch_fast(texts)
+
+    texts = ["the hot word", ("the", "hot"), "the hot word", ("the", "hot"), "the hot word"]
+    answers = tokenise(Counting(tiny_tokenizer()), texts, [9, 9, 4, 4, 9])
+    assert seen == ["the hot word", ("the", "hot")]
+    assert [(len(encoding.ids), cut) for encoding, cut in answers] == [
+        (5, False),
+        (5, False),
+        (4, True),
+        (4, True),
+        (5, False),
+    ]
+
+
 def test_the_default_tokenizer_neither_pads_nor_cuts_by_itself():
     tokenizer = Tokenizer.from_str(Backbone.load().tokenizer.to_str())
     long = "word " * 300

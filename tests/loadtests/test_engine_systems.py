@@ -1,13 +1,13 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from adakron import AdaKronConfig, Adapter, Backbone, Engine, RowError
+from loadtests import engine_systems
 from loadtests.engine_rivals import Pipelines, SplitLoop, _from_zero
 from loadtests.engine_systems import (
     LABEL_COUNTS,
@@ -118,12 +118,17 @@ def test_the_floor_runs_every_linear_map_of_every_layer_once(
 ) -> None:
     shapes: list[tuple[int, ...]] = []
 
-    def seen(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        assert x.shape == (BATCH.n_tokens, weight.shape[1])
-        shapes.append(tuple(weight.shape))
+    def recording(weight: torch.Tensor, bias: torch.Tensor) -> Callable[[torch.Tensor], None]:
+        def linear(x: torch.Tensor) -> None:
+            assert x.shape == (BATCH.n_tokens, weight.shape[1])
+            assert bias.shape == weight.shape[:1]
+            shapes.append(tuple(weight.shape))
 
+        return linear
+
+    monkeypatch.setattr(engine_systems, "make_linear", recording)
     run = Floor(backbone, F32, CPU).prepare(BATCH, held)
-    monkeypatch.setattr(F, "linear", seen)
+    assert shapes == []
     run()
     assert shapes == [(60, 20), (20, 20), (28, 20), (20, 28)] * 3
 

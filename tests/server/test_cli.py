@@ -43,10 +43,10 @@ EVERY_FLAG: dict[str, Any] = {
 
 
 def test_every_setting_has_a_flag(served: list[Settings]) -> None:
-    assert EVERY_FLAG.keys() | {"plain"} == Settings.model_fields.keys()
+    assert EVERY_FLAG.keys() | {"batch_invariant", "plain"} == Settings.model_fields.keys()
     flags = [word for name, value in EVERY_FLAG.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    main(["serve", *flags, "--plain"])
-    assert served == [Settings(**EVERY_FLAG, plain=True)]
+    main(["serve", *flags, "--batch-invariant", "--plain"])
+    assert served == [Settings(**EVERY_FLAG, batch_invariant=True, plain=True)]
 
 
 def test_flag_wins_over_variable(served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:

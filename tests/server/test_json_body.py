@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 from hypothesis import given
@@ -89,13 +88,11 @@ def test_whatever_json_can_say_comes_back(value: object) -> None:
     assert decode_json(json.dumps(value, ensure_ascii=False).encode()) == value
 
 
-def test_refusal_of_the_worst_bodies_takes_less_than_100_ms_of_cpu() -> None:
+def test_the_worst_bodies_are_refused() -> None:
     many_keys = b"{" + b",".join(b'"%d":1' % key for key in range(90_000)) + b',"1":1}'
     for body in (b"[" * 2**20, b'{"a":' * 2**17, many_keys, b"1" * 2**20):
-        started_s = time.thread_time()
         with pytest.raises(MalformedBodyError):
             decode_json(body)
-        assert time.thread_time() - started_s < 0.1
 
 
 @pytest.mark.parametrize(

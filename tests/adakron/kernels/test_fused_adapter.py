@@ -1,5 +1,6 @@
 """The kernel against the oracle, in Triton's interpreter everywhere and on the card itself where there is one."""
 
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from tempfile import TemporaryFile
@@ -12,12 +13,14 @@ from torch.nn import functional as F
 from adakron.adaptation import adapt_padded
 from adakron.bank import SiteShape
 from adakron.errors import ShapeError
-from adakron.kernels.tiles import TILE_TOKENS, Pass, Passes, Segment
+from adakron.kernels.interface import Norm
+from adakron.kernels.tiles import Segment
 from tests.adakron.kernels.interpreter import interpreter_process
 from tests.adakron.kernels.work import EPS, make_work, oracle, run
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not made for this platform")
 
+TILE_TOKENS = 16
 # Every token of 0..70: one-token, empty and long segments, one slot in segments apart, gaps, tiles cut at both ends.
 SEGMENTS = [
     Segment(2, 3, 4),
@@ -152,21 +155,22 @@ def test_a_row_of_large_mean_keeps_its_digits(card):
 
 def far_slots() -> tuple[np.ndarray, np.ndarray]:
     """Slot 2 of a shelf begins at element 2**31 of its tensor: a file of 4 GB, of which only what is touched exists."""
-    from adakron.kernels.fused_adapter import adapt_add_norm
+    from adakron.kernels.fused_adapter import Site, adapt_add_norm, shelf_table
 
-    segments = [Segment(2, 0, 9)]
-    work = make_work(20, 9, [(shape := SiteShape(4, 3, 0), segments)], dtype="float16", layer=0)
+    work = make_work(20, 9, [(shape := SiteShape(4, 3, 2), [Segment(2, 0, 9)])], dtype="float16", layer=2)
     x, residual, weight, bias = (
         torch.from_numpy(values).half() for values in (work.x, work.residual, work.weight, work.bias)
     )
-    site = {name: torch.from_numpy(values).half()[:, 0] for name, values in work.shelves[0][1].items()}
-    (launch,) = Passes([(shape, segments)], 9, x.device).at(0)
+    tensors = {name: torch.from_numpy(values).half() for name, values in work.shelves[0][1].items()}
     out = torch.empty_like(x)
     with TemporaryFile() as file:
         storage = np.memmap(file, dtype=np.float16, shape=2 * 2**30 + 7 * 20)
-        far = torch.from_numpy(storage).as_strided((3, 7, 20), (2**30, 20, 1))
-        far[2] = site["down"][2]
-        adapt_add_norm(x, residual, weight, bias, EPS, launch, site | {"down": far}, out)
+        far = torch.from_numpy(storage).as_strided((3, 1, 7, 20), (2**30, 7 * 20, 20, 1))
+        far[2] = tensors["down"][2]
+        table = shelf_table(shape, tensors | {"down": far})
+        site = Site(table, torch.from_numpy(table.addresses)[0])
+        tiles = torch.tensor([[2, 0, 9]], dtype=torch.int32)
+        adapt_add_norm(x, residual, Norm(weight, bias, EPS), tiles, site, out)
     return out.float().numpy(), oracle(work)
 
 
@@ -176,18 +180,27 @@ def test_slots_beyond_two_to_the_31_elements_are_found(interpreter):
 
 
 @pytest.fixture
-def sound():
-    """Arguments of adapt_add_norm by name, all of them right."""
+def shelf():
+    """Arguments of shelf_table by name, all of them right."""
     work = make_work(20, 9, [(shape := SiteShape(4, 3, 0), [Segment(2, 0, 9)])])
+    tensors = {name: torch.from_numpy(values) for name, values in work.shelves[0][1].items()}
+    return {"shape": shape, "tensors": tensors}
+
+
+@pytest.fixture
+def sound(shelf):
+    """Arguments of adapt_add_norm by name, all of them right."""
+    from adakron.kernels.fused_adapter import Site, shelf_table
+
+    work = make_work(20, 9, [])
     x, residual, weight, bias = map(torch.from_numpy, (work.x, work.residual, work.weight, work.bias))
+    table = shelf_table(**shelf)
     return {
         "x": x,
         "residual": residual,
-        "weight": weight,
-        "bias": bias,
-        "eps": EPS,
-        "launch": Pass(shape, torch.tensor([[2, 0, 9]], dtype=torch.int32)),
-        "site": {name: torch.from_numpy(values)[:, 1] for name, values in work.shelves[0][1].items()},
+        "norm": Norm(weight, bias, EPS),
+        "tiles": torch.tensor([[2, 0, 9]], dtype=torch.int32),
+        "site": Site(table, torch.from_numpy(table.addresses)[1]),
         "out": torch.empty_like(x),
     }
 
@@ -219,7 +232,7 @@ def test_sound_arguments_are_launched(sound, launched):
 
 
 def test_no_tiles_are_not_launched(sound, launched):
-    launch(sound | {"launch": Pass(None, torch.empty(0, 3, dtype=torch.int32)), "site": None})
+    launch(sound | {"tiles": torch.empty(0, 3, dtype=torch.int32), "site": None})
     assert launched == []
 
 
@@ -233,8 +246,13 @@ def test_no_tiles_are_not_launched(sound, launched):
         ("residual", lambda t: t.bfloat16()),
         ("out", lambda t: t[:, :-1]),
         ("out", lambda t: t.T.contiguous().T),
-        ("weight", lambda t: t[:-1]),
-        ("bias", lambda t: t.half()),
+        ("norm", lambda norm: replace(norm, weight=norm.weight[:-1])),
+        ("norm", lambda norm: replace(norm, bias=norm.bias.half())),
+        ("tiles", lambda t: t.long()),
+        ("tiles", lambda t: t[:, :2]),
+        ("site", lambda site: replace(site, addresses=site.addresses.int())),
+        ("site", lambda site: replace(site, shelf=replace(site.shelf, width=24))),
+        ("site", lambda site: replace(site, shelf=replace(site.shelf, dtype=torch.float16))),
     ],
 )
 def test_tensors_of_another_shape_dtype_or_layout_are_refused(sound, launched, name, change):
@@ -246,67 +264,20 @@ def test_tensors_of_another_shape_dtype_or_layout_are_refused(sound, launched, n
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("down", lambda t: t[:, :-1]),
+        ("down", lambda t: t[..., :-1, :]),
         ("down", lambda t: t.mT.contiguous().mT),
         ("down_bias", lambda t: t[:-1]),
-        ("up", lambda t: t[..., :-1]),
+        ("up", lambda t: t[:, :-1]),
+        ("up", lambda t: t.mT.contiguous()),
         ("up", lambda t: t.half()),
-        ("up_bias", lambda t: t[:, :-1]),
+        ("up_bias", lambda t: t[..., :-1]),
     ],
 )
-def test_a_shelf_of_another_shape_dtype_or_layout_is_refused(sound, launched, name, change):
-    with pytest.raises(ShapeError, match=name):
-        launch(sound | {"site": sound["site"] | {name: change(sound["site"][name])}})
-    assert launched == []
+def test_a_shelf_of_another_shape_dtype_or_layout_is_refused(shelf, name, change):
+    from adakron.kernels.fused_adapter import shelf_table
 
-
-def test_a_shelf_without_tensors_is_refused(sound, launched):
-    with pytest.raises(ShapeError, match="shelf"):
-        launch(sound | {"site": None})
-    assert launched == []
-
-
-def test_tensors_without_a_shelf_are_refused(sound, launched):
-    with pytest.raises(ShapeError, match="shelf"):
-        launch(sound | {"launch": Pass(None, sound["launch"].tiles)})
-    assert launched == []
-
-
-@pytest.fixture
-def compiler(monkeypatch, tmp_path):
-    """Compiles for a named card without having it: `compiler(capability)` gives the list that launches append to."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime.driver import driver
-
-    from adakron.kernels import fused_adapter
-
-    kernel = fused_adapter._adapt_add_norm
-    if not hasattr(kernel, "device_caches"):
-        pytest.skip("TRITON_INTERPRET is set")
-    compiled = []
-
-    def target(capability: int):
-        class Card:
-            def get_current_target(self):
-                return GPUTarget("cuda", capability, 32)
-
-            def get_current_device(self):
-                return 0
-
-            def get_current_stream(self, device):
-                return 0
-
-        monkeypatch.setattr(driver, "_active", Card())
-        return compiled
-
-    def compile_only(*args, warmup, **kwargs):
-        compiled.append(type(kernel).run(kernel, *args, warmup=True, **kwargs))
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(kernel, "run", compile_only)
-    kernel.device_caches.clear()
-    yield target
-    kernel.device_caches.clear()
+    with pytest.raises(ShapeError, match="down" if name == "up_bias" else name):  # the width is up_bias's
+        shelf_table(**shelf | {"tensors": shelf["tensors"] | {name: change(shelf["tensors"][name])}})
 
 
 @pytest.mark.slow

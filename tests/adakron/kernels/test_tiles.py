@@ -2,12 +2,12 @@ import ast
 
 import numpy as np
 import pytest
-import torch
 
 from adakron.bank import SiteShape
-from adakron.kernels.tiles import TILE_TOKENS, Passes, Segment, cut, merged, uncovered
+from adakron.kernels.tiles import Passes, Segment, cut, merged, uncovered
 from tests.test_layers import imported_modules
 
+TILE_TOKENS = 16
 FIRST, SECOND, THIRD = SiteShape(4, 3, 0), SiteShape(4, 5, 2), SiteShape(2, 3, 2)
 
 
@@ -25,7 +25,7 @@ def writes(passes, n_tokens):
 
 @pytest.mark.parametrize("length", [1, TILE_TOKENS - 1, TILE_TOKENS, TILE_TOKENS + 1, 5 * TILE_TOKENS + 3])
 def test_a_segment_is_cut_into_neighbouring_tiles_of_at_most_the_tile_size(length):
-    tiles = cut([Segment(7, 30, 30 + length)])
+    tiles = cut([Segment(7, 30, 30 + length)], TILE_TOKENS)
     assert tiles.dtype == np.int32
     assert set(tiles[:, 0]) == {7}
     assert [tiles[0, 1], tiles[-1, 2]] == [30, 30 + length]
@@ -37,11 +37,11 @@ def test_a_segment_is_cut_into_neighbouring_tiles_of_at_most_the_tile_size(lengt
 
 
 def test_an_empty_segment_has_no_tile():
-    assert cut([Segment(3, 5, 5), Segment(1, 5, 6), Segment(2, 6, 6)]).tolist() == [[1, 5, 6]]
+    assert cut([Segment(3, 5, 5), Segment(1, 5, 6), Segment(2, 6, 6)], TILE_TOKENS).tolist() == [[1, 5, 6]]
 
 
 def test_no_segments_have_no_tiles():
-    assert cut([]).shape == (0, 3)
+    assert cut([], TILE_TOKENS).shape == (0, 3)
 
 
 def test_neighbours_in_one_slot_become_one_segment():
@@ -70,7 +70,7 @@ def test_every_layer_writes_every_token_once():
         (SECOND, [Segment(1, 40, 59)]),
         (THIRD, [Segment(6, 60, 77), Segment(0, 77, 80)]),
     ]
-    passes = Passes(groups, 90, torch.device("cpu"))
+    passes = Passes(groups, 90, tile_tokens=TILE_TOKENS)
     for layer in range(4):
         count, slots, shapes = writes(passes.at(layer), 90)
         assert (count == 1).all()
@@ -85,21 +85,26 @@ def test_every_layer_writes_every_token_once():
 
 
 def test_one_launch_serves_a_layer_of_one_shelf():
-    passes = Passes([(FIRST, [Segment(1, 5, 9)])], 20, torch.device("cpu"))
+    passes = Passes([(FIRST, [Segment(1, 5, 9)])], 20, tile_tokens=TILE_TOKENS)
     assert [launch.shape for launch in passes.at(0)] == [FIRST]
 
 
 @pytest.mark.parametrize("groups", [[], [(SECOND, [Segment(1, 0, 9)])]], ids=["base rows alone", "below first_layer"])
 def test_one_launch_without_shelf_serves_a_layer_without_adapters(groups):
-    (launch,) = Passes(groups, 20, torch.device("cpu")).at(1)
+    (launch,) = Passes(groups, 20, tile_tokens=TILE_TOKENS).at(1)
     assert launch.shape is None
     assert writes([launch], 20)[0].tolist() == [1] * 20
 
 
 def test_passes_leave_the_segments_they_were_given_alone():
     segments = [Segment(1, 5, 9)]
-    Passes([(FIRST, segments)], 20, torch.device("cpu"))
+    Passes([(FIRST, segments)], 20, tile_tokens=TILE_TOKENS)
     assert segments == [Segment(1, 5, 9)]
+
+
+def test_the_tiles_of_all_tokens_have_no_adapter():
+    plain = Passes([(FIRST, [Segment(1, 5, 40)])], 50, tile_tokens=TILE_TOKENS).plain
+    assert plain.tolist() == [[0, 0, 16], [0, 16, 32], [0, 32, 48], [0, 48, 50]]
 
 
 def test_importing_adakron_imports_neither_triton_nor_the_kernel(project_dir):

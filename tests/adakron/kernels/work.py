@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from adakron.bank import SiteShape
+from adakron.kernels.interface import Norm
 from adakron.kernels.tiles import Passes, Segment
 from tests.reference import kron_forward
 
@@ -48,7 +49,7 @@ def make_work(
         tensors = {
             "down": draw(slots, layers, rows, width, scale=width**-0.5),
             "down_bias": draw(slots, layers, rows, scale=0.5),
-            "up": draw(slots, layers, width, bottleneck, scale=bottleneck**-0.5),
+            "up": draw(slots, layers, bottleneck, width, scale=bottleneck**-0.5),
             "up_bias": draw(slots, layers, width, scale=0.5),
         }
         stacked.append((shape, tensors, segments))
@@ -57,22 +58,26 @@ def make_work(
 
 def run(work: Work, device: str) -> np.ndarray:
     """Every launch of the layer: [T, D] float32. What no launch writes is NaN."""
-    from adakron.kernels.fused_adapter import adapt_add_norm
+    from adakron.kernels.fused_adapter import TILE_TOKENS, Site, adapt_add_norm, shelf_table
+
+    dtype = getattr(torch, work.dtype)
 
     def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(device, getattr(torch, work.dtype))
+        return torch.from_numpy(values).to(device, dtype)
 
-    x, residual = tensor(work.x), tensor(work.residual)
+    x, residual, norm = tensor(work.x), tensor(work.residual), Norm(tensor(work.weight), tensor(work.bias), EPS)
     out = torch.full_like(x, float("nan"))
-    sites = {
-        shape: {name: tensor(values)[:, work.layer - shape.first_layer] for name, values in tensors.items()}
-        for shape, tensors, _ in work.shelves
-        if shape.first_layer <= work.layer
-    }
+    shelves = {shape: {name: tensor(values) for name, values in tensors.items()} for shape, tensors, _ in work.shelves}
+    sites = {}
+    for shape, tensors in shelves.items():
+        table = shelf_table(shape, tensors)
+        addresses = torch.from_numpy(table.addresses).to(device)
+        if shape.first_layer <= work.layer:
+            sites[shape] = Site(table, addresses[work.layer - shape.first_layer])
     groups = [(shape, segments) for shape, _, segments in work.shelves]
-    for launch in Passes(groups, len(x), x.device).at(work.layer):
+    for launch in Passes(groups, len(x), tile_tokens=TILE_TOKENS).at(work.layer):
         site = None if launch.shape is None else sites[launch.shape]
-        adapt_add_norm(x, residual, tensor(work.weight), tensor(work.bias), EPS, launch, site, out)
+        adapt_add_norm(x, residual, norm, torch.from_numpy(launch.tiles).to(device), site, out)
     return out.float().cpu().numpy()
 
 
@@ -93,7 +98,7 @@ def oracle(work: Work) -> np.ndarray:
                 "a2.bias": one["down_bias"][: shape.factor],
                 "a1.weight": one["down"][shape.factor :],
                 "a1.bias": one["down_bias"][shape.factor :],
-                "up.weight": one["up"],
+                "up.weight": one["up"].T,
                 "up.bias": one["up_bias"],
             }
             x = kron_forward(x, factors, "a2_a1")

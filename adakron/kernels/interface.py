@@ -1,0 +1,55 @@
+"""What the encoder asks of a set of kernels. Knows shapes; nothing of how they are computed."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from adakron.bank import BankView
+from adakron.plan import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """LayerNorm over D features: weight and bias [D], eps added to the variance."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+class StageWork(Protocol):
+    """One stage of one batch: T packed tokens of width D, all tensors in the encoder's dtype, on its device.
+
+    An argument that is called x may be written into; none is read after the call.
+    """
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(D / H)) v within each row, head by head: [T, 3 D] -> [T, D]."""
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """0.5 x (1 + erf(x / sqrt 2)): [T, M] -> [T, M]."""
+
+    def add_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        """LayerNorm(x + residual): [T, D] -> [T, D]."""
+
+    def adapt_add_norm(self, x: Tensor, residual: Tensor, norm: Norm, layer: int) -> Tensor:
+        """LayerNorm(adapters(x) + residual): [T, D] -> [T, D], each row through its own adapter.
+
+        u, v = A2[s] x + b2[s], A1[s] x + b1[s]        s: the row's slot
+        z    = gelu(u (x) v)                           element (i, j) of u, v at index i * Q + j
+        adapters(x) = x + B[s] z + c[s]; x itself for a row without adapter in this layer
+        """
+
+
+class Kernels(Protocol):
+    """name: "eager", "native" or "triton", for people who ask what runs."""
+
+    name: str
+
+    def begin(self, stage: Stage, view: BankView) -> StageWork:
+        """Lay out what all layers of a stage need, once."""

@@ -1,0 +1,175 @@
+"""The kernels of native.cpp, called on torch's memory.
+
+Calls hold no interpreter lock and run on torch's own OpenMP threads. Knows addresses and tiles; the arithmetic is in
+native.cpp.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adakron.bank import BankView
+from adakron.kernels.interface import Norm
+from adakron.kernels.tiles import Passes, segments_of
+from adakron.plan import Stage
+
+TILE_TOKENS = 32  # what one thread takes at a time
+
+_SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class _Site(Structure):
+    _fields_ = (
+        ("down", c_void_p),
+        ("down_bias", c_void_p),
+        ("up", c_void_p),
+        ("up_bias", c_void_p),
+        ("down_stride", c_int64),
+        ("down_bias_stride", c_int64),
+        ("up_stride", c_int64),
+        ("up_bias_stride", c_int64),
+        ("factor", c_int),
+        ("quotient", c_int),
+    )
+
+
+class _Product(Structure):
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("row", c_int64), ("width", c_int64), ("begin", c_int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One row of a grouped product: out[begin : begin + L] = weight x[row] + bias; weight [L, D], bias [L]."""
+
+    weight: Tensor
+    bias: Tensor
+    row: int
+    begin: int
+
+
+class NativeKernels:
+    """For one encoder: its number of heads, its dtype (float32 or bfloat16)."""
+
+    name = "native"
+
+    def __init__(self, library: ctypes.CDLL, heads: int, dtype: torch.dtype) -> None:
+        self.heads, self.dtype = heads, dtype
+        pointers_and_ints = {
+            "gelu": (c_void_p, c_int64, c_int),
+            "attend": (*(c_void_p,) * 4, *(c_int,) * 4),
+            "adapt_add_norm": (
+                *(c_void_p,) * 3,
+                c_int,
+                c_void_p,
+                c_int,
+                POINTER(_Site),
+                *(c_void_p,) * 2,
+                c_float,
+                c_int,
+            ),
+        }
+        self.functions: dict[str, Any] = {}
+        for name, types in pointers_and_ints.items():
+            function = getattr(library, f"{name}_{_SUFFIXES[dtype]}")
+            function.argtypes, function.restype = types, None
+            self.functions[name] = function
+
+    def begin(self, stage: Stage, view: BankView) -> "NativeWork":
+        return NativeWork(self, stage, view)
+
+
+class NativeWork:
+    def __init__(self, kernels: NativeKernels, stage: Stage, view: BankView) -> None:
+        self._functions, self._heads, self._view, self._stage = kernels.functions, kernels.heads, view, stage
+        self._threads = torch.get_num_threads()
+        self._passes = Passes(segments_of(stage), stage.n_tokens, tile_tokens=TILE_TOKENS)
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        width = qkv.shape[1] // 3
+        out = qkv.new_empty(qkv.shape[0], width)
+        stage = self._stage
+        self._functions["attend"](
+            qkv.data_ptr(),
+            out.data_ptr(),
+            stage.starts.ctypes.data,
+            stage.lengths.ctypes.data,
+            len(stage.starts),
+            self._heads,
+            width // self._heads,
+            self._threads,
+        )
+        return out
+
+    def gelu(self, x: Tensor) -> Tensor:
+        self._functions["gelu"](x.data_ptr(), x.numel(), self._threads)
+        return x
+
+    def add_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        self._launch(x, residual, norm, self._passes.plain, _Site())
+        return x
+
+    def adapt_add_norm(self, x: Tensor, residual: Tensor, norm: Norm, layer: int) -> Tensor:
+        for launch in self._passes.at(layer):
+            site = _Site()
+            if launch.shape is not None:
+                tensors = self._view.site(launch.shape, layer)
+                parts = [tensors[name] for name in ("down", "down_bias", "up", "up_bias")]
+                addresses = (part.data_ptr() for part in parts)
+                strides = (part.stride(0) for part in parts)
+                site = _Site(*addresses, *strides, launch.shape.factor, launch.shape.quotient)
+            self._launch(x, residual, norm, launch.tiles, site)
+        return x
+
+    def _launch(self, x: Tensor, residual: Tensor, norm: Norm, tiles: np.ndarray, site: _Site) -> None:
+        """Into x itself: a token is read before it is written, and by nobody else."""
+        self._functions["adapt_add_norm"](
+            x.data_ptr(),
+            residual.data_ptr(),
+            x.data_ptr(),
+            x.shape[1],
+            tiles.ctypes.data,
+            len(tiles),
+            byref(site),
+            norm.weight.data_ptr(),
+            norm.bias.data_ptr(),
+            norm.eps,
+            self._threads,
+        )
+
+
+def row_means(library: ctypes.CDLL, hidden: Tensor, starts: np.ndarray, lengths: np.ndarray) -> Tensor:
+    """The mean over each row's tokens: hidden [T, D] contiguous, starts and lengths [B] int64 -> [B, D] float32."""
+    out = torch.empty(len(starts), hidden.shape[1])
+    function = getattr(library, f"row_means_{_SUFFIXES[hidden.dtype]}")
+    function.argtypes, function.restype = (*(c_void_p,) * 3, c_int, c_int, c_void_p, c_int), None
+    function(
+        hidden.data_ptr(),
+        starts.ctypes.data,
+        lengths.ctypes.data,
+        len(starts),
+        hidden.shape[1],
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def grouped_products(library: ctypes.CDLL, x: Tensor, products: Sequence[Product], out: Tensor) -> None:
+    """All products of a batch in one call, whatever their widths.
+
+    x    [B, D] float32, contiguous
+    out  [N] float32, contiguous; every product's place in it is written
+    All weights and biases have one dtype, float32 or bfloat16, and are contiguous.
+    """
+    table = (_Product * len(products))(
+        *(_Product(p.weight.data_ptr(), p.bias.data_ptr(), p.row, len(p.bias), p.begin) for p in products)
+    )
+    function = getattr(library, f"grouped_products_{_SUFFIXES[products[0].weight.dtype]}")
+    function.argtypes, function.restype = (c_void_p, c_int, POINTER(_Product), c_int, c_void_p, c_int), None
+    function(x.data_ptr(), x.shape[1], table, len(products), out.data_ptr(), torch.get_num_threads())

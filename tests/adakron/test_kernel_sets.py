@@ -1,0 +1,183 @@
+"""Every set of kernels that runs here against the oracle and plain formulas in float64, operation by operation."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from adakron import AdaKronConfig
+from adakron.bank import AdapterBank, BankView
+from adakron.kernels.compiler import native_library
+from adakron.kernels.eager import EagerKernels
+from adakron.kernels.interface import Norm
+from adakron.kernels.native import NativeKernels, Product, grouped_products, row_means
+from adakron.plan import make_plan
+from tests.reference import kron_forward_layer
+from tests.tiny import HIDDEN, LAYERS, tiny_adapter, tiny_backbone
+
+LENGTHS = (5, 1, 9, 2, 37, 9, 70)
+HEADS = 4
+CPU = torch.device("cpu")
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 6e-2}  # bfloat16: a few units in the last place of values up to 8
+
+needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C++ compiler here: native kernels are off")
+
+
+@pytest.fixture(params=["eager", "eager invariant", pytest.param("native", marks=needs_compiler)])
+def kernel_set(request):
+    def make(heads=HEADS, dtype=torch.float32):
+        if request.param == "native":
+            return NativeKernels(native_library(), heads, dtype)
+        return EagerKernels(heads, dtype, CPU, invariant=request.param != "eager")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone()
+
+
+@pytest.fixture
+def bank():
+    return AdapterBank(HIDDEN, LAYERS, torch.float32, CPU)
+
+
+def stage_of(placements, lengths=LENGTHS):
+    ids = [np.full(length, n) for n, length in enumerate(lengths)]
+    plan = make_plan(ids, [np.zeros_like(row) for row in ids], placements)
+    return plan.stages[0], plan.order
+
+
+def parts(stage):
+    return [slice(int(b), int(b + n)) for b, n in zip(stage.starts, stage.lengths, strict=True)]
+
+
+def norm_of(width, dtype=torch.float32):
+    return Norm(1 + 0.3 * torch.randn(width, dtype=dtype), torch.randn(width, dtype=dtype), 1e-3)
+
+
+def normed(y, norm):
+    y = torch.as_tensor(y).double()
+    return F.layer_norm(y, y.shape[-1:], norm.weight.double(), norm.bias.double(), norm.eps)
+
+
+def assert_near(found, expected, dtype=torch.float32):
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.double().numpy(), np.asarray(expected), atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "head_dim"), [(4, 5), (3, 32), (2, 64), (1, 72)])
+def test_attention_stays_within_each_row(kernel_set, heads, head_dim, dtype):
+    stage, _ = stage_of([None] * len(LENGTHS))
+    qkv = 2 * torch.randn(sum(LENGTHS), 3 * heads * head_dim).to(dtype)
+    found = kernel_set(heads, dtype).begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, dtype, CPU))).attend(qkv.clone())
+    for part in parts(stage):
+        q, k, v = qkv[part].double().view(-1, 3, heads, head_dim).permute(1, 2, 0, 3)
+        probabilities = (q @ k.mT / head_dim**0.5).softmax(-1)
+        assert_near(found[part], (probabilities @ v).transpose(0, 1).flatten(1), dtype)
+
+
+def test_attention_survives_scores_far_from_zero(kernel_set):
+    stage, _ = stage_of([None], [9])
+    qkv = torch.randn(9, 3 * HIDDEN)
+    qkv[:, : 2 * HIDDEN] *= 100
+    found = kernel_set().begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, torch.float32, CPU))).attend(qkv.clone())
+    q, k, v = qkv.double().view(-1, 3, HEADS, HIDDEN // HEADS).permute(1, 2, 0, 3)
+    expected = ((q @ k.mT / (HIDDEN // HEADS) ** 0.5).softmax(-1) @ v).transpose(0, 1).flatten(1)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)  # the scores are in the thousands
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_is_the_exact_form_everywhere(kernel_set, dtype):
+    stage, _ = stage_of([None] * len(LENGTHS))
+    x = torch.cat([torch.linspace(-12, 12, 5001), torch.tensor([-1e30, -1e4, -0.0, 1e-30, 1e4, 1e30])]).to(dtype)
+    work = kernel_set(dtype=dtype).begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, dtype, CPU)))
+    found, expected = work.gelu(x.clone()[None])[0], F.gelu(x.double())
+    error = (found.double() - expected).abs() / x.double().abs().clamp(min=1)
+    assert error.max() <= (5e-7 if dtype == torch.float32 else 2**-8)
+
+
+def test_not_a_number_stays_where_it_is(kernel_set):
+    stage, _ = stage_of([None] * len(LENGTHS))
+    work = kernel_set().begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, torch.float32, CPU)))
+    sick = parts(stage)[4]
+    for name, width in (("attend", 3 * HIDDEN), ("gelu", HIDDEN), ("add_norm", HIDDEN)):
+        x = torch.randn(sum(LENGTHS), width)
+        x[sick.start + 3] = float("nan")
+        found = (
+            work.add_norm(x, torch.randn(x.shape), norm_of(HIDDEN)) if name == "add_norm" else getattr(work, name)(x)
+        )
+        bad = found.isnan().any(1).nonzero().flatten().tolist()
+        assert bad == (list(range(sick.start, sick.stop)) if name == "attend" else [sick.start + 3]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [20, 37, 384])
+def test_sum_and_norm(kernel_set, width, dtype):
+    stage, _ = stage_of([None] * len(LENGTHS))
+    x, residual = (4 * torch.randn(sum(LENGTHS), width).to(dtype) for _ in range(2))
+    norm = norm_of(width, dtype)
+    work = kernel_set(dtype=dtype).begin(stage, BankView(AdapterBank(width, LAYERS, dtype, CPU)))
+    expected = normed(x.double() + residual.double(), norm)
+    assert_near(work.add_norm(x.clone(), residual, norm), expected, dtype)
+
+
+@pytest.mark.parametrize("mix", ["many", "one", "with base", "two shapes", "first_layer", "base alone"])
+def test_adapters_equal_the_equation_token_by_token(kernel_set, backbone, bank, mix):
+    shapes = [AdaKronConfig(12, 4)] * len(LENGTHS)
+    if mix == "two shapes":
+        shapes = ([AdaKronConfig(12, 4), AdaKronConfig(20, 4), AdaKronConfig(10, 2)] * 3)[: len(LENGTHS)]
+    if mix == "first_layer":
+        shapes = ([AdaKronConfig(12, 4), AdaKronConfig(12, 4, first_layer=2)] * 4)[: len(LENGTHS)]
+    adapters = [tiny_adapter(backbone, seed=n, adakron=shape) for n, shape in enumerate(shapes)]
+    placements = [bank.add(adapter) for adapter in adapters]
+    if mix == "one":
+        adapters, placements = adapters[:1] * len(LENGTHS), placements[:1] * len(LENGTHS)
+    bare = {"with base": lambda n: n % 2 == 1, "base alone": lambda n: True}.get(mix, lambda n: False)
+    stage, order = stage_of([None if bare(n) else placements[n] for n in range(len(LENGTHS))])
+    work = kernel_set().begin(stage, BankView(bank))
+    norm = norm_of(HIDDEN)
+    for layer in range(LAYERS):
+        x, residual = torch.randn(sum(LENGTHS), HIDDEN), torch.randn(sum(LENGTHS), HIDDEN)
+        found = work.adapt_add_norm(x.clone(), residual, norm, layer)
+        for part, row in zip(parts(stage), order, strict=True):
+            acts = not bare(row) and layer >= adapters[row].config.first_layer
+            y = torch.as_tensor(kron_forward_layer(adapters[row], layer, x[part])) if acts else x[part].double()
+            assert_near(found[part], normed(y + residual[part], norm))
+
+
+def test_a_broken_adapter_stays_in_its_rows(kernel_set, backbone, bank):
+    placements = [bank.add(tiny_adapter(backbone, seed=n)) for n in range(len(LENGTHS))]
+    bank.sites[placements[2].site].tensors["up"][placements[2].site_slot] = float("nan")
+    stage, order = stage_of(placements)
+    x, residual = torch.randn(2, sum(LENGTHS), HIDDEN)
+    y = kernel_set().begin(stage, BankView(bank)).adapt_add_norm(x, residual, norm_of(HIDDEN), 0)
+    assert {row for part, row in zip(parts(stage), order, strict=True) if y[part].isnan().any()} == {2}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_products_of_every_width(dtype):
+    x = torch.randn(5, 37)
+    widths = (2, 150, 1, 16, 77, 3)
+    maps = [(torch.randn(width, 37).to(dtype), torch.randn(width).to(dtype)) for width in widths]
+    begins = np.concatenate([[0], np.cumsum(widths)])
+    rows = (4, 0, 0, 3, 1, 2)
+    out = torch.full((int(begins[-1]),), float("nan"))
+    products = [Product(w, b, row, int(begin)) for (w, b), row, begin in zip(maps, rows, begins, strict=False)]
+    grouped_products(native_library(), x, products, out)
+    for (weight, bias), row, begin, width in zip(maps, rows, begins, widths, strict=False):
+        expected = weight.double() @ x[row].double() + bias.double()
+        np.testing.assert_allclose(out[begin : begin + width].double(), expected, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_means_of_rows(dtype):
+    stage, _ = stage_of([None] * len(LENGTHS))
+    x = torch.randn(sum(LENGTHS), 37).to(dtype)
+    found = row_means(native_library(), x, stage.starts, stage.lengths)
+    for part, mean in zip(parts(stage), found, strict=True):
+        np.testing.assert_allclose(mean, x[part].double().mean(0), atol=1e-6)
