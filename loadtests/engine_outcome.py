@@ -21,6 +21,9 @@ FEW = "engine, 10 registered"
 FAN_ROWS = "engine, 8 texts"
 FAN_OUT = "engine, 1 text"
 FAN = "fan-out to 8"
+EAGER = "engine, plain torch"
+INVARIANT = "engine, batch-invariant"
+WAYS = "64 adapters, three ways"
 RAY = "Ray, 64 tasks"
 
 
@@ -96,6 +99,7 @@ class Exactness:
 class Case:
     """Everything measured for one backbone in one dtype.
 
+    kernels     the engine's, by their name in `Engine.info()`
     bank_bytes  of 1,000 resident adapters of BERT-base, r = 48, in bfloat16
     notes       what was left out, and why
     """
@@ -104,6 +108,7 @@ class Case:
     dtype: str
     device: str
     trace: str
+    kernels: str = "eager"
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     exactness: Exactness | None = None
     bank_bytes: int | None = None
@@ -116,6 +121,7 @@ class Case:
             "dtype": self.dtype,
             "device": self.device,
             "trace": self.trace,
+            "kernels": self.kernels,
             "points": [_point(outcome, entrant) for outcome in self.outcomes.values() for entrant in outcome.entrants],
             "exactness": None
             if self.exactness is None

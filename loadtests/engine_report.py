@@ -9,7 +9,7 @@ from loadtests.engine_outcome import B0, B1, B5, ENGINE, FLOOR, UNIFORM, ZIPF, C
 from loadtests.engine_targets import judge
 
 _COLUMNS = ("system", "rows", "tokens", "adapters", "of", "runs", "ms", "quartiles", "rows/s", "tokens/s", "x B0", "MB")
-_WIDTHS = (21, 6, 7, 8, 6, 4, 9, 17, 8, 9, 6, 7)
+_WIDTHS = (23, 6, 7, 8, 6, 4, 9, 17, 8, 9, 6, 7)
 
 
 def table(outcome: Outcome) -> str:

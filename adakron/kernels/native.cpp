@@ -40,11 +40,10 @@ static inline Vec load(const BFloat16* p) {
 
 static inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
+// To nearest, ties to even. A NaN stays one: what comes out of bfloat16 has no low bits that could carry.
 static inline void store(BFloat16* p, Vec v) {
     VecU bits = (VecU)v;
-    VecU rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
-    VecU nan = (VecU)(v != v);                                  // whose rounding could carry into the sign
-    VecH h = __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0), VecH);
+    VecH h = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, VecH);
     std::memcpy(p, &h, sizeof h);
 }
 
@@ -62,7 +61,7 @@ static inline void store_one(float* p, float v) { *p = v; }
 static inline void store_one(BFloat16* p, float v) {
     uint32_t bits;
     std::memcpy(&bits, &v, sizeof v);
-    p->bits = v != v ? 0x7FC0 : (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+    p->bits = (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 static inline Vec splat(float v) { return v - Vec{}; }
@@ -145,7 +144,7 @@ static inline void matrix_vector(const W* weights, int64_t stride, int rows, con
     for (; row < rows; row++) dots<1>(weights + row * stride, stride, x, width, out + row);
 }
 
-constexpr int TOKENS = 4;
+constexpr int TOKENS = 6;
 
 // The same for TOKENS vectors, each `x_stride` after the one before, and N rows of weights at a time.
 template <int N, typename W>
@@ -281,7 +280,7 @@ static void adapt_add_norm(const T* x, const T* residual, T* out, int width, con
     }
 }
 
-constexpr int QUERIES = 4;
+constexpr int QUERIES = 6;
 
 // Scores of QUERIES queries against all keys, 2 VL keys at a time: keys_t is [head_dim, padded length].
 static inline void score(const float* queries, const float* keys_t, int head_dim, int padded, float* scores) {
@@ -301,7 +300,8 @@ static inline void score(const float* queries, const float* keys_t, int head_dim
     }
 }
 
-static inline void softmax(float* scores, int length, int padded) {
+// exp(score - largest score), 0 beyond `length`. Returns what each is to be multiplied by to be a probability.
+static inline float softmax(float* scores, int length, int padded) {
     for (int j = length; j < padded; j++) scores[j] = -INFINITY;
     Vec most = load(scores);
     for (int j = VL; j < padded; j += VL) {
@@ -315,20 +315,19 @@ static inline void softmax(float* scores, int length, int padded) {
         store(scores + j, part);
         total += part;
     }
-    const float share = 1.0f / sum(total);
-    for (int j = 0; j < padded; j += VL) store(scores + j, load(scores + j) * share);
+    return 1.0f / sum(total);
 }
 
-// out[n] = sum over keys of probability times value, QUERIES queries and two vectors of the head's width at a time.
-static inline void mix(const float* probabilities, const float* values, int length, int padded, int head_width,
+// out[n] = sum over keys of weight times value, QUERIES queries and two vectors of the head's width at a time.
+static inline void mix(const float* weights, const float* values, int length, int padded, int head_width,
                        float* out) {
     for (int d = 0; d < head_width; d += 2 * VL) {
         Vec total[QUERIES][2] = {};
         for (int j = 0; j < length; j++) {
             Vec left = load(values + j * head_width + d), right = load(values + j * head_width + d + VL);
             for (int n = 0; n < QUERIES; n++) {
-                total[n][0] += probabilities[n * padded + j] * left;
-                total[n][1] += probabilities[n * padded + j] * right;
+                total[n][0] += weights[n * padded + j] * left;
+                total[n][1] += weights[n * padded + j] * right;
             }
         }
         for (int n = 0; n < QUERIES; n++) {
@@ -375,11 +374,12 @@ static inline void attend_head(const T* base, int64_t stride, T* target, int64_t
             for (int d = 0; d < head_dim; d++)
                 queries[n * head_dim + d] = load_one(base + (i + n) * stride + d) * scale;
         score(queries, keys_t, head_dim, padded, scores);
-        for (int n = 0; n < count; n++) softmax(scores + n * padded, length, padded);
+        float share[QUERIES];
+        for (int n = 0; n < count; n++) share[n] = softmax(scores + n * padded, length, padded);
         mix(scores, values, length, padded, head_width, context);
         for (int n = 0; n < count; n++)
             for (int d = 0; d < head_dim; d++)
-                store_one(target + (i + n) * out_stride + d, context[n * head_width + d]);
+                store_one(target + (i + n) * out_stride + d, context[n * head_width + d] * share[n]);
     }
 }
 

@@ -79,6 +79,18 @@ def test_attention_stays_within_each_row(kernel_set, heads, head_dim, dtype):
         assert_near(found[part], (probabilities @ v).transpose(0, 1).flatten(1), dtype)
 
 
+@pytest.mark.parametrize("length", [150, 600])
+def test_attention_of_long_rows_whose_heads_are_taken_a_few_at_a_time(kernel_set, length):
+    heads, head_dim = 5, 32
+    stage, _ = stage_of([None, None], [length, 3])
+    qkv = torch.randn(length + 3, 3 * heads * head_dim)
+    work = kernel_set(heads).begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, torch.float32, CPU)))
+    found = work.attend(qkv.clone())
+    for part in parts(stage):
+        q, k, v = qkv[part].double().view(-1, 3, heads, head_dim).permute(1, 2, 0, 3)
+        assert_near(found[part], ((q @ k.mT / head_dim**0.5).softmax(-1) @ v).transpose(0, 1).flatten(1))
+
+
 def test_attention_survives_scores_far_from_zero(kernel_set):
     stage, _ = stage_of([None], [9])
     qkv = torch.randn(9, 3 * HIDDEN)
@@ -99,16 +111,18 @@ def test_gelu_is_the_exact_form_everywhere(kernel_set, dtype):
     assert error.max() <= (5e-7 if dtype == torch.float32 else 2**-8)
 
 
-def test_not_a_number_stays_where_it_is(kernel_set):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_not_a_number_stays_where_it_is(kernel_set, dtype):
     stage, _ = stage_of([None] * len(LENGTHS))
-    work = kernel_set().begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, torch.float32, CPU)))
+    work = kernel_set(dtype=dtype).begin(stage, BankView(AdapterBank(HIDDEN, LAYERS, dtype, CPU)))
     sick = parts(stage)[4]
     for name, width in (("attend", 3 * HIDDEN), ("gelu", HIDDEN), ("add_norm", HIDDEN)):
-        x = torch.randn(sum(LENGTHS), width)
+        x = torch.randn(sum(LENGTHS), width).to(dtype)
         x[sick.start + 3] = float("nan")
-        found = (
-            work.add_norm(x, torch.randn(x.shape), norm_of(HIDDEN)) if name == "add_norm" else getattr(work, name)(x)
-        )
+        if name == "add_norm":
+            found = work.add_norm(x, torch.randn_like(x), norm_of(HIDDEN, dtype))
+        else:
+            found = getattr(work, name)(x)
         bad = found.isnan().any(1).nonzero().flatten().tolist()
         assert bad == (list(range(sick.start, sick.stop)) if name == "attend" else [sick.start + 3]), name
 
