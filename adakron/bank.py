@@ -17,6 +17,7 @@ from torch import Tensor
 from adakron.artefact import Adapter
 from adakron.config import AdapterConfig, Head
 from adakron.errors import BankFullError
+from adakron.uploads import Uploads
 
 FIRST_CAPACITY = 8
 
@@ -65,9 +66,9 @@ class Shelf:
         self.free = list(range(capacity - 1, self.capacity - 1, -1)) + self.free
         self.tensors, self.capacity = grown, capacity
 
-    def write(self, slot: int, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.tensors[name][slot] = value
+    def places(self, slot: int, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Where each value goes."""
+        return [(self.tensors[name][slot], value) for name, value in values.items()]
 
     def release(self, slot: int) -> None:
         for tensor in self.tensors.values():
@@ -106,6 +107,7 @@ class AdapterBank:
         self.dtype, self.device, self.budget_bytes = dtype, device, budget_bytes
         self.sites: dict[SiteShape, Shelf] = {}
         self.heads: dict[HeadShape, Shelf] = {}
+        self._uploads = Uploads(device)
         self._lock = threading.Lock()
 
     @property
@@ -131,8 +133,9 @@ class AdapterBank:
             except BankFullError:
                 self.sites[site].free.append(site_slot)
                 raise
-            self.sites[site].write(site_slot, site_values)
-            self.heads[head].write(head_slot, head_values)
+            places = self.sites[site].places(site_slot, site_values) + self.heads[head].places(head_slot, head_values)
+            wait = self._uploads.start(places)
+        wait()  # nobody can ask for slots that are not written yet; others may take theirs meanwhile
         return Placement(site, site_slot, head, head_slot)
 
     def remove(self, placement: Placement) -> int:
@@ -148,6 +151,7 @@ class AdapterBank:
             if shelf is None:
                 shelf = shelves[shape] = Shelf(layout, self.device)
             if not shelf.free:
+                self._uploads.join()
                 shelf.grow(self._next_capacity(shelf))
         except torch.OutOfMemoryError as error:
             raise BankFullError(

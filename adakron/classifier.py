@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from adakron.bank import BankView, HeadShape, Placement
 from adakron.config import AdapterConfig, Pooling
+from adakron.kernels.compiler import native_library
 from adakron.kernels.native import Product, grouped_products, row_means
 from adakron.plan import Plan
 
@@ -22,18 +23,18 @@ def pool_packed(
     plan: Plan,
     poolings: Sequence[Pooling],
     pooler: Callable[[Tensor], Tensor] | None,
-    library: ctypes.CDLL | None = None,
+    kernels: str = "eager",
 ) -> Tensor:
     """One vector a row, each pooled as its adapter wants: [T, D] -> [B, D] float32, packed order of the last stage.
 
     poolings  for each packed row; "pooler" only where `pooler` is given, [B, D] -> [B, D]
-    library   the native kernels, for hidden states in the CPU's memory
+    kernels   the name of those that run: "native" has means of its own
     """
     stage = plan.stages[-1]
     first = hidden[torch.from_numpy(stage.starts).to(hidden.device)]
     pooled = first.float()
     if "mean" in poolings:
-        if library is not None:
+        if kernels == "native" and (library := native_library()) is not None:
             means = row_means(library, hidden, stage.starts, stage.lengths)
         else:
             lengths = torch.from_numpy(stage.lengths).to(hidden.device)
@@ -52,7 +53,7 @@ def classify(
     pooled: Tensor,
     view: BankView,
     placements: Sequence[Placement | None],
-    library: ctypes.CDLL | None = None,
+    kernels: str = "eager",
     *,
     invariant: bool = False,
 ) -> list[np.ndarray | None]:
@@ -61,14 +62,18 @@ def classify(
     width is the padded width of the row's head: the caller cuts it to the number of labels. None for rows without
     adapter.
 
-    library    the native kernels, which take heads of all widths in one call
-    invariant  a row's logits do not depend on other rows to the last bit: without the library each is computed alone
+    kernels    the name of those that run: "native" and "triton" take heads of all widths in one call
+    invariant  a row's logits do not depend on other rows to the last bit: "eager" computes each alone
     """
+    if kernels == "triton":
+        from adakron.kernels.grouped_heads import grouped_logits  # triton is there only where these kernels run
+
+        return grouped_logits(pooled, view, placements)
     by_shape: dict[HeadShape, list[tuple[int, int]]] = {}
     for row, placement in enumerate(placements):
         if placement is not None:
             by_shape.setdefault(placement.head, []).append((row, placement.head_slot))
-    if library is not None:
+    if kernels == "native" and (library := native_library()) is not None:
         return _grouped(pooled, view, by_shape, library)
     logits: list[np.ndarray | None] = [None] * len(placements)
     for shape, members in by_shape.items():

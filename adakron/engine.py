@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from adakron.artefact import Adapter
 from adakron.backbone import DEFAULT, Backbone
-from adakron.bank import AdapterBank, BankView
+from adakron.bank import AdapterBank, BankView, Placement
 from adakron.classifier import classify, pool_packed, scores
 from adakron.config import AdapterConfig, Fingerprint
 from adakron.encoder import KernelChoice, make_encoder
 from adakron.errors import BackboneError, BaseMismatchError, GoldenMismatchError, NonFiniteError, UnknownAdapterError
-from adakron.kernels.compiler import native_library
 from adakron.linear import make_linear
 from adakron.plan import make_plan
 from adakron.precision import Dtype, choose_dtype
@@ -113,7 +112,6 @@ class Engine:
         self.device, self.dtype = device, dtype
         self.bank = AdapterBank(backbone.hidden_size, backbone.num_hidden_layers, dtype, device, device_budget_bytes)
         self._encoder = make_encoder(backbone, dtype, device, kernels=kernels, invariant=batch_invariant)
-        self._library = native_library() if self._encoder.kernels_name == "native" else None
         self._pooler = None if backbone.pooler is None else self._make_pooler(backbone.pooler, batch_invariant)
         self._tokenizer = backbone.tokenizer
         roberta = backbone.model_type in ("roberta", "xlm-roberta")
@@ -136,6 +134,7 @@ class Engine:
             adapter_bytes=0,
         )
         self._residents = Residents(self.bank)
+        self._encoder.prepare(BankView(self.bank))
         self._run_lock = threading.Lock()
 
     @classmethod
@@ -186,7 +185,7 @@ class Engine:
             path = Path(adapter)
             adapter = Adapter.from_folder(path) if path.is_dir() else Adapter.from_file(path)
         self._require_fit(adapter)
-        self._residents.put(key, adapter.config, self.bank.add(adapter))
+        self._residents.put(key, adapter.config, self._place(adapter))
 
     def remove(self, key: str) -> int:
         """Forget `key`; its slots are zeroed once its last lease is back. Returns the bytes freed then.
@@ -267,7 +266,7 @@ class Engine:
         Raises BaseMismatchError, NonFiniteError, GoldenMismatchError, BankFullError.
         """
         self._require_fit(adapter)
-        with self._residents.lease_hidden(adapter.config, self.bank.add(adapter)) as lease:
+        with self._residents.lease_hidden(adapter.config, self._place(adapter)) as lease:
             no_effect = self._probe(lease)
             self._check_examples(adapter, lease)
         return Admission(no_effect, len(adapter.expected))
@@ -290,11 +289,15 @@ class Engine:
         hidden = self._encoder(plan, view)
         configs = [rows[n].lease.config for n in plan.order]
         pooled = pool_packed(
-            hidden, plan, ["mean" if c is None else c.pooling for c in configs], self._pooler, self._library
+            hidden,
+            plan,
+            ["mean" if c is None else c.pooling for c in configs],
+            self._pooler,
+            self._encoder.kernels_name,
         )
         invariant = self._facts.batch_invariant
         ordered = [placements[n] for n in plan.order]
-        packed = classify(pooled, view, ordered, self._library, invariant=invariant)
+        packed = classify(pooled, view, ordered, self._encoder.kernels_name, invariant=invariant)
         logits: list[np.ndarray | None] = [None] * len(rows)
         for packed_row, row in enumerate(plan.order):
             logits[row] = packed[packed_row]
@@ -302,6 +305,12 @@ class Engine:
         original[torch.tensor(plan.order)] = torch.arange(len(rows))
         vectors: np.ndarray = pooled.cpu()[original].numpy()
         return vectors, logits
+
+    def _place(self, adapter: Adapter) -> Placement:
+        """Into the bank, and everything compiled that its shape needs: no request waits for a compiler."""
+        placement = self.bank.add(adapter)
+        self._encoder.prepare(BankView(self.bank))
+        return placement
 
     def _make_pooler(self, pooler: nn.Module, invariant: bool) -> Callable[[Tensor], Tensor]:
         """The checkpoint's dense map and tanh, [B, D] -> [B, D]."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from adakron.bank import BankView, SiteShape
 from adakron.kernels import fused_adapter, varlen_attention
 from adakron.kernels.fused_adapter import ShelfTable, Site, adapt_add_norm, shelf_table
+from adakron.kernels.grouped_heads import compile_heads
 from adakron.kernels.interface import Norm
 from adakron.kernels.tables import Tables
 from adakron.kernels.tiles import Passes, query_tiles, segments_of
@@ -39,18 +40,21 @@ class TritonKernels:
         return TritonWork(self.heads, shelves, tables.tensors)
 
     def compile(self, view: BankView) -> None:
-        """Compile whatever a batch may launch on these shelves, by running it on one token.
+        """Compile whatever a batch may launch on these shelves, heads included, by running it on one token.
 
         Takes seconds for every shape of adapter that is new, and nothing for the others.
         """
         for shape in (None, *view.shapes):
             if shape in self._compiled:
                 continue
-            first, groups = 0, ()
+            first = 0
+            groups: tuple[SiteGroup, ...] = ()
             if shape is not None:
                 first, groups = shape.first_layer, (SiteGroup(shape, 0, 1, 0, 1, slots=np.zeros(1, np.int64)),)
             start, length = np.zeros(1, np.int64), np.ones(1, np.int64)
             work = self.begin(Stage(first, None, None, start, length, groups), view)
+            if shape is None:
+                compile_heads(self.width, self.dtype, self.device)
             x = work.attend(torch.zeros(1, 3 * self.width, dtype=self.dtype, device=self.device))
             work.adapt_add_norm(x, x, Norm(x[0], x[0], 1.0), first)
             self._compiled.add(shape)

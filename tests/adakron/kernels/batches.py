@@ -164,3 +164,27 @@ def run_through_changes(device: str) -> list[tuple[list[np.ndarray], list[np.nda
     encoder.prepare(BankView(world.bank))
     states.append(state())
     return states
+
+
+def run_engine(kernels: str, device: str) -> list[np.ndarray]:
+    """Logits of mixed rows out of a whole engine. Without a card the CUDA kernels are put in where it would choose."""
+    from adakron import Engine
+    from adakron.graphs import GraphedEncoder
+    from tests.adakron.test_engine import logits_of, rows_for, zoo
+
+    world = the_world("bert", "float32", device)
+    if kernels == "eager":
+        engine = Engine(world.backbone, world.device, world.dtype, kernels="eager")
+    elif device == "cuda":
+        engine = Engine(world.backbone, world.device, world.dtype)
+        assert engine.info().kernels == "triton"
+    else:
+        engine = Engine(world.backbone, world.device, world.dtype, kernels="eager")
+        triton = world.triton()
+        engine._encoder = GraphedEncoder(world.packed(triton), triton, (128,))
+    adapters = zoo(world.backbone)
+    for name, adapter in adapters.items():
+        engine.add(name, adapter)
+    engine._encoder.prepare(BankView(engine.bank))
+    few, many = rows_for(adapters, 5, seed=3), rows_for(adapters, 9, seed=4)
+    return [logits for rows in (few, many) for logits in logits_of(engine.classify(rows))]

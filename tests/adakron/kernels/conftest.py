@@ -7,9 +7,9 @@ def compiler(monkeypatch, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
-    from adakron.kernels import fused_adapter, varlen_attention
+    from adakron.kernels import fused_adapter, grouped_heads, varlen_attention
 
-    kernels = (fused_adapter._adapt_add_norm, varlen_attention._attend)
+    kernels = (fused_adapter._adapt_add_norm, varlen_attention._attend, grouped_heads._grouped_products)
     if not all(hasattr(kernel, "device_caches") for kernel in kernels):
         pytest.skip("TRITON_INTERPRET is set")
     compiled = []

@@ -19,15 +19,17 @@ def interpreter_process() -> Iterator[ProcessPoolExecutor]:
 
 
 def interpret() -> None:
-    """Choose the interpreter for this process and put its bfloat16 right.
+    """Choose the interpreter for this process and put it right.
 
-    It keeps a bfloat16 as its bits, multiplies those bits in `dot`, and rounds towards zero (seen in Triton 3.7).
+    It keeps a bfloat16 as its bits, multiplies those bits in `dot`, and rounds towards zero (seen in Triton 3.7). Its
+    loops take no bounds out of memory: those are arrays of one number (seen in Triton 3.6 with numpy 2.4).
     """
     assert "triton" not in sys.modules
     os.environ["TRITON_INTERPRET"] = "1"
     import numpy as np
     import torch
     import triton.language as tl
+    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     torch.set_num_threads(1)
@@ -48,3 +50,11 @@ def interpret() -> None:
         return TensorHandle(nearest.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
 
     InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = exact_dot, rounding_cast
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def with_bounds(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = with_bounds

@@ -107,7 +107,7 @@ def test_compiled_once_no_batch_compiles_anything(compiler):
     kernels = world.triton()
     kernels.compile(BankView(world.bank))
     expected = {id(kernel) for kernel in compiled}
-    assert len(expected) == 1 + 1 + 3, "attention, the norm alone, and one for each shelf"
+    assert len(expected) == 1 + 1 + 3 + 2, "attention, the norm alone, one for each shelf, and two for heads"
     del compiled[:]
     encoder = world.packed(kernels)
     for rows in MIXES.values():

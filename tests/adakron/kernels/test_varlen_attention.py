@@ -1,4 +1,4 @@
-"""Attention on packed rows against the formula, in Triton's interpreter everywhere and on the card where there is one."""
+"""Attention on packed rows against the formula, in Triton's interpreter everywhere and on a card if there is one."""
 
 from functools import partial
 from importlib.util import find_spec
