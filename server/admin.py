@@ -6,6 +6,7 @@ A name has one or two segments. An adapter's ETag is the generation of its last 
 it. Knows nothing of Ray, files or tensors.
 """
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request
@@ -19,12 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import admin_documents, errors
 from server.blobs import MAX_BLOB_BYTES
-from server.catalogue import Precondition
-from server.error_replies import install_error_handlers
+from server.error_replies import install_error_handlers, request_id_of
 from server.guard import Guard
 from server.json_body import read_json
 from server.names import check_name
-from server.registry import Activated, Deleted, Listed, Put, Registry
+from server.records import Once, Origin, Precondition
+from server.registry import Activated, Deleted, Put, Registry, Shown, request_hash
 from server.validation import invalid_request
 
 PREFIX = "/v1/adapters"
@@ -35,6 +36,15 @@ LISTED_LABELS = 256
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 Name = Annotated[str, Path(description="one or two segments, such as `sst2` or `acme/spam`")]
 IfMatch = Annotated[str | None, Header(description="an ETag: refuse with 412 unless it is the adapter's")]
+OnceKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="any text of the client's own: the same request under the same key is done once, for a day",
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -144,7 +154,11 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=admin_documents.FILE_BODY,
     )
     async def put_adapter(
-        request: Request, name: Name, query: Annotated[PutQuery, Query()], if_match: IfMatch = None
+        request: Request,
+        name: Name,
+        query: Annotated[PutQuery, Query()],
+        if_match: IfMatch = None,
+        key: OnceKey = None,
     ) -> JSONResponse:
         """Register the safetensors file in the body, as it is, as a new version; and activate it.
 
@@ -157,7 +171,12 @@ def _add_routes(app: FastAPI) -> None:
         _check_upload_headers(request)
         try:
             result = await _registry(request).put(
-                name, request.stream(), activate=query.activate, if_match=_precondition(if_match)
+                name,
+                request.stream(),
+                activate=query.activate,
+                if_match=_precondition(if_match),
+                origin=_origin(request),
+                once=_once(key, "PUT", name, str(query.activate), if_match),
             )
         except ClientDisconnect as error:
             raise errors.MalformedBodyError("the body ended early") from error
@@ -166,7 +185,11 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.delete(PREFIX + "/{name:path}", summary="Delete an adapter or one version", responses=admin_documents.DELETE)
     async def delete_adapter(
-        request: Request, name: Name, query: Annotated[DeleteQuery, Query()], if_match: IfMatch = None
+        request: Request,
+        name: Name,
+        query: Annotated[DeleteQuery, Query()],
+        if_match: IfMatch = None,
+        key: OnceKey = None,
     ) -> JSONResponse:
         """Delete a name with all its versions, or one version that is not active. Requests under way still finish.
 
@@ -174,7 +197,11 @@ def _add_routes(app: FastAPI) -> None:
         422; 503.
         """
         result = await _registry(request).delete(
-            check_name(name, param="name"), query.version, if_match=_precondition(if_match)
+            check_name(name, param="name"),
+            query.version,
+            if_match=_precondition(if_match),
+            origin=_origin(request),
+            once=_once(key, "DELETE", name, str(query.version), if_match),
         )
         return JSONResponse(_delete_reply(name, result), 202 if result.lagging else 200)
 
@@ -184,7 +211,9 @@ def _add_routes(app: FastAPI) -> None:
         responses=admin_documents.ACTIVATE,
         openapi_extra=_ACTIVATE_BODY,
     )
-    async def activate_version(request: Request, name: Name, if_match: IfMatch = None) -> JSONResponse:
+    async def activate_version(
+        request: Request, name: Name, if_match: IfMatch = None, key: OnceKey = None
+    ) -> JSONResponse:
         """Let the bare name answer with a kept version, at once for new requests; those under way finish on theirs.
 
         Statuses: 200; 202 not every replica has followed yet; 400; 404; 412; 415; 422; 503.
@@ -194,7 +223,13 @@ def _add_routes(app: FastAPI) -> None:
             body = ActivateRequest.model_validate(await read_json(request))
         except ValidationError as error:
             raise invalid_request(error.errors()) from error
-        result = await _registry(request).activate(name, body.version, if_match=_precondition(if_match))
+        result = await _registry(request).activate(
+            name,
+            body.version,
+            if_match=_precondition(if_match),
+            origin=_origin(request),
+            once=_once(key, "activate", name, str(body.version), if_match),
+        )
         reply = _activate_reply(name, result)
         return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
 
@@ -223,11 +258,20 @@ def _precondition(if_match: str | None) -> Precondition:
     return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 19)
 
 
+def _origin(request: Request) -> Origin:
+    source = None if request.client is None else request.client.host[:64]
+    return Origin(source=source, request_id=request_id_of(request.scope))
+
+
+def _once(key: str | None, *asked: str | None) -> Once | None:
+    return None if key is None else Once(key, request_hash(*(str(part) for part in asked)))
+
+
 def _etag(generation: int) -> dict[str, str]:
     return {"etag": f'"{generation}"'}
 
 
-def _summary(adapter: Listed) -> dict[str, Any]:
+def _summary(adapter: Shown) -> dict[str, Any]:
     entry, config = adapter.entry, adapter.config
     active = entry.versions[entry.active] if entry.active is not None else None
     return {
@@ -246,7 +290,7 @@ def _summary(adapter: Listed) -> dict[str, Any]:
     }
 
 
-def _description(adapter: Listed) -> dict[str, Any]:
+def _description(adapter: Shown) -> dict[str, Any]:
     entry = adapter.entry
     versions = [
         {
@@ -254,12 +298,18 @@ def _description(adapter: Listed) -> dict[str, Any]:
             "sha256": row.sha256,
             "size_bytes": row.size_bytes,
             "created_at": row.created_at,
+            "no_effect": row.no_effect,
             "active": number == entry.active,
             "resident": list(adapter.resident[number]),
         }
         for number, row in entry.versions.items()
     ]
-    return {**_summary(adapter), "versions": versions, "config": adapter.config.to_dict() if adapter.config else None}
+    return {
+        **_summary(adapter),
+        "versions": versions,
+        "config": adapter.config.to_dict() if adapter.config else None,
+        "history": [asdict(event) for event in adapter.history],
+    }
 
 
 def _put_reply(name: str, result: Put) -> dict[str, Any]:

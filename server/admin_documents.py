@@ -23,7 +23,7 @@ from server.errors import (
     UriTooLongError,
     VersionNotFoundError,
 )
-from server.openapi import Responses, json_answer, native_errors
+from server.openapi import EXAMPLE_REQUEST_ID, Responses, json_answer, native_errors
 
 _SHA256 = "9f2c51cf6c3b6a1f5b8e2d4a7c9e0f13a5b7c9d1e3f5a7b9c1d3e5f7a9b1c3d5"
 _ACTIVATED = {"name": "acme/spam", "version": 2, "sha256": _SHA256, "active": True, "generation": 17, "lagging": []}
@@ -55,9 +55,26 @@ _VERSION = {
     "size_bytes": 1_206_150,
     "created_at": "2026-11-23T15:54:09+00:00",
     "active": True,
+    "no_effect": False,
     "resident": ["3fk2a", "9xq0c"],
 }
-_ADAPTER = {**_SUMMARY, "versions": [_VERSION], "config": {"bottleneck": 48, "factor": 4, "order": "a2_a1"}}
+_EVENT = {
+    "at": "2026-11-23T15:54:09+00:00",
+    "generation": 17,
+    "action": "register",
+    "version": 2,
+    "sha256": _SHA256,
+    "active_version": 2,
+    "key_id": None,
+    "source": "127.0.0.1",
+    "request_id": EXAMPLE_REQUEST_ID,
+}
+_ADAPTER = {
+    **_SUMMARY,
+    "versions": [_VERSION],
+    "config": {"bottleneck": 48, "factor": 4, "order": "a2_a1"},
+    "history": [_EVENT],
+}
 
 _EDGE: tuple[ServerError, ...] = (
     BodyTooLargeError("the body has more than 67108864 bytes, the most that is read here"),

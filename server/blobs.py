@@ -49,6 +49,13 @@ class BlobStore:
                 path.unlink()
             return len(stale)
 
+    def stored(self) -> Iterator[str]:
+        """The sha256 of every blob there is, in no order."""
+        with _storage_errors("list"):
+            for path in self._root.glob("??/*"):
+                if _SHA256.fullmatch(path.name):
+                    yield path.name
+
     def stage(self) -> "StagedBlob":
         """Begin an upload. Use as a context manager: what is not kept is removed."""
         if not self._is_healthy:

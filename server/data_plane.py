@@ -74,7 +74,7 @@ class DataPlane:
             threads=threads,
             device_budget_bytes=settings.device_budget_bytes,
         )
-        catalogue = Catalogue(settings.catalogue_path, is_writer=False)
+        catalogue = Catalogue(settings.catalogue, is_writer=False)
         plane = cls(engine, catalogue, BlobStore(settings.blobs_dir), settings, replica_id)
         plane.replica.load()
         return plane

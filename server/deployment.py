@@ -120,7 +120,7 @@ class Admin:
     def __init__(self, settings: Settings) -> None:
         logging.basicConfig(level=settings.log_level)
         self._registry = Registry(
-            Catalogue(settings.catalogue_path, is_writer=True), BlobStore(settings.blobs_dir), _ReplicasByHandle()
+            Catalogue(settings.catalogue, is_writer=True), BlobStore(settings.blobs_dir), _ReplicasByHandle()
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

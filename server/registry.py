@@ -8,19 +8,20 @@ Knows nothing of HTTP or Ray.
 """
 
 import asyncio
+import hashlib
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from adakron import Adapter, AdapterConfig
-from adakron.errors import AdaKronError
 from server.blobs import BlobStore, StagedBlob
-from server.catalogue import Catalogue, Change, Entry, Precondition, Removal
-from server.errors import AdapterNotFoundError, NotReadyError, ServerError
+from server.catalogue import Catalogue
+from server.errors import AdapterNotFoundError, NotReadyError
+from server.records import Change, Entry, Event, Listed, Once, Origin, Precondition, Removal
 from server.replica import Applied, ReplicaStatus
 
 # From the end of the upload to the reply; Ray gives up on a request after 25 s.
@@ -28,7 +29,9 @@ ANSWER_WITHIN_S = 20.0
 DESCRIBE_WITHIN_S = 2.0
 VALIDATE_AT_ONCE = 2
 _WRITE_BYTES = 1 << 20
-_CACHED_CONFIGS = 10_000
+HISTORY_EVENTS = 20
+
+_NOBODY = Origin()
 
 T = TypeVar("T")
 
@@ -78,14 +81,18 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One adapter as it stands. config is of the active version, or the newest; None if its blob cannot be read."""
+class Shown:
+    """One adapter as it stands. config is of the active version, or the newest; None if its blob never was readable.
+
+    resident  version -> the replicas that hold it
+    """
 
     name: str
     entry: Entry
     config: AdapterConfig | None
     resident: dict[int, tuple[str, ...]]
     requests: int
+    history: Sequence[Event] = ()
 
 
 class Registry:
@@ -105,16 +112,24 @@ class Registry:
         self._blob_lock = asyncio.Lock()
         self._pinned: Counter[str] = Counter()
         self._validating = asyncio.Semaphore(VALIDATE_AT_ONCE)
-        self._configs: OrderedDict[str, AdapterConfig] = OrderedDict()
         self._running: set[asyncio.Task[Any]] = set()
 
     async def put(
-        self, name: str, chunks: AsyncIterator[bytes], *, activate: bool = True, if_match: Precondition = None
+        self,
+        name: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        activate: bool = True,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
     ) -> Put:
         """Register the artefact in `chunks` under a valid name; the same bytes as a kept version are that version.
 
+        once  its `request` says all that was asked but for the bytes
+
         Raises BodyTooLargeError, the FormatError family, ConfigError, BaseMismatchError, GoldenMismatchError,
-        BankFullError, PreconditionFailedError; NotReadyError if no replica could prove it in time.
+        BankFullError, PreconditionFailedError, ConflictError; NotReadyError if no replica could prove it in time.
         """
         staged = await asyncio.to_thread(self._blobs.stage)
         try:
@@ -122,39 +137,73 @@ class Registry:
         except BaseException:
             staged.close()
             raise
-        return await self._to_its_end(self._register(name, staged, activate, if_match))
+        return await self._to_its_end(self._register(name, staged, activate, if_match, origin, once))
 
-    async def activate(self, name: str, version: int, *, if_match: Precondition = None) -> Activated:
-        """Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError."""
-        return await self._to_its_end(self._activate(name, version, if_match))
+    async def activate(
+        self,
+        name: str,
+        version: int,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Activated:
+        """Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError."""
+        write = partial(self._catalogue.activate, name, version, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._activate(name, write))
 
-    async def delete(self, name: str, version: int | None = None, *, if_match: Precondition = None) -> Deleted:
+    async def delete(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Deleted:
         """Remove one version, or the name with all of them.
 
         Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError (the active version).
         """
-        return await self._to_its_end(self._delete(name, version, if_match))
+        if version is None:
+            write = partial(self._catalogue.delete_name, name, if_match=if_match, origin=origin, once=once)
+        else:
+            write = partial(self._catalogue.delete_version, name, version, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._delete(name, write))
 
-    async def page(self, limit: int, after: str = "") -> tuple[list[Listed], str | None]:
+    async def page(self, limit: int, after: str = "") -> tuple[list[Shown], str | None]:
         """Up to `limit` adapters by name, beginning behind `after`; and where to go on, or None at the end."""
-        snapshot = await asyncio.to_thread(self._catalogue.snapshot)
-        names = sorted(name for name in snapshot.adapters if name > after)
+        listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after)
         statuses = await self._describe()
-        page = [await self._listed(name, snapshot.adapters[name], statuses) for name in names[:limit]]
-        return page, names[limit - 1] if len(names) > limit else None
+        page = [_shown(adapter, statuses) for adapter in listed[:limit]]
+        return page, page[-1].name if len(listed) > limit else None
 
-    async def get(self, name: str) -> Listed:
-        """Raises AdapterNotFoundError."""
-        snapshot = await asyncio.to_thread(self._catalogue.snapshot)
-        entry = snapshot.adapters.get(name)
-        if entry is None:
+    async def get(self, name: str) -> Shown:
+        """One adapter with the last of its history. Raises AdapterNotFoundError."""
+        listed = await asyncio.to_thread(self._catalogue.get, name)
+        if listed is None:
             raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
-        return await self._listed(name, entry, await self._describe())
+        history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
+        return _shown(listed, await self._describe(), history)
 
-    async def _register(self, name: str, staged: StagedBlob, activate: bool, if_match: Precondition) -> Put:
+    async def _register(
+        self,
+        name: str,
+        staged: StagedBlob,
+        activate: bool,
+        if_match: Precondition,
+        origin: Origin,
+        once: Once | None,
+    ) -> Put:
         sha256, size_bytes = staged.sha256, staged.size_bytes
+        if once is not None:
+            once = Once(once.key, request_hash(once.request, sha256))
         with staged:
             async with self._name_lock(name), self._validating:
+                former = None if once is None else await asyncio.to_thread(self._catalogue.outcome_of, once)
+                if isinstance(former, Change):
+                    applied = await self._broadcast(former.generation, time.monotonic() + self._answer_within_s)
+                    return Put(former, bool(former.no_effect), _lagging(applied, former.generation))
                 adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
                 self._pinned[sha256] += 1
                 deadline_s = time.monotonic() + self._answer_within_s
@@ -162,29 +211,32 @@ class Registry:
                     async with self._blob_lock:
                         await asyncio.to_thread(staged.keep)
                     proof = await self._prove(sha256, deadline_s)
-                    add = partial(self._catalogue.add_version, activate=activate, if_match=if_match)
+                    add = partial(
+                        self._catalogue.add_version,
+                        config=adapter.config.to_json(),
+                        no_effect=bool(proof["no_effect"]),
+                        activate=activate,
+                        if_match=if_match,
+                        is_stored=self._blobs.__contains__,
+                        origin=origin,
+                        once=once,
+                    )
                     change = await asyncio.to_thread(add, name, sha256, size_bytes)
                 finally:
                     self._pinned[sha256] -= 1
                     await self._collect({sha256})
-                self._remember(sha256, adapter.config)
                 applied = await self._broadcast(change.generation, deadline_s)
         return Put(change, bool(proof["no_effect"]), _lagging(applied, change.generation))
 
-    async def _activate(self, name: str, version: int, if_match: Precondition) -> Activated:
+    async def _activate(self, name: str, write: Callable[[], Change]) -> Activated:
         async with self._name_lock(name):
-            change = await asyncio.to_thread(partial(self._catalogue.activate, name, version, if_match=if_match))
+            change = await asyncio.to_thread(write)
             applied = await self._broadcast(change.generation, time.monotonic() + self._answer_within_s)
         return Activated(change, _lagging(applied, change.generation))
 
-    async def _delete(self, name: str, version: int | None, if_match: Precondition) -> Deleted:
+    async def _delete(self, name: str, write: Callable[[], Removal]) -> Deleted:
         async with self._name_lock(name):
-            removal: Removal
-            if version is None:
-                removal = await asyncio.to_thread(partial(self._catalogue.delete_name, name, if_match=if_match))
-            else:
-                remove = partial(self._catalogue.delete_version, name, version, if_match=if_match)
-                removal = await asyncio.to_thread(remove)
+            removal = await asyncio.to_thread(write)
             applied = await self._broadcast(removal.generation, time.monotonic() + self._answer_within_s)
             disk_bytes = await self._collect({row.sha256 for row in removal.versions.values()})
         return Deleted(
@@ -229,36 +281,8 @@ class Registry:
                 if self._pinned[sha256] > 0:
                     continue
                 del self._pinned[sha256]
-                if not await asyncio.to_thread(self._catalogue.is_referenced, sha256):
-                    freed_bytes += await asyncio.to_thread(self._blobs.delete, sha256)
+                freed_bytes += await asyncio.to_thread(self._catalogue.collect, sha256, self._blobs.delete)
         return freed_bytes
-
-    async def _listed(self, name: str, entry: Entry, statuses: Sequence[ReplicaStatus]) -> Listed:
-        shown = entry.active if entry.active is not None else max(entry.versions)
-        resident = {
-            number: tuple(
-                status.replica_id
-                for status in statuses
-                if status.generation >= entry.generation and row.sha256 not in status.broken
-            )
-            for number, row in entry.versions.items()
-        }
-        config = await self._config(entry.versions[shown].sha256)
-        return Listed(name, entry, config, resident, sum(status.requests.get(name, 0) for status in statuses))
-
-    async def _config(self, sha256: str) -> AdapterConfig | None:
-        if sha256 not in self._configs:
-            try:
-                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(self._blobs.read(sha256)))
-            except (AdaKronError, ServerError):
-                return None  # listing must go on: a damaged blob is no reason to hide the others
-            self._remember(sha256, adapter.config)
-        return self._configs[sha256]
-
-    def _remember(self, sha256: str, config: AdapterConfig) -> None:
-        self._configs[sha256] = config
-        while len(self._configs) > _CACHED_CONFIGS:
-            self._configs.popitem(last=False)
 
     def _name_lock(self, name: str) -> asyncio.Lock:
         lock = self._name_locks.get(name)
@@ -282,6 +306,25 @@ async def _receive(staged: StagedBlob, chunks: AsyncIterator[bytes]) -> None:
             await asyncio.to_thread(staged.write, bytes(buffer))
             buffer.clear()
     await asyncio.to_thread(staged.write, bytes(buffer))
+
+
+def request_hash(*parts: str) -> str:
+    """What `Once.request` holds: equal for equal requests, and nothing that was in them."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[Event] = ()) -> Shown:
+    name, entry = listed.name, listed.entry
+    resident = {
+        number: tuple(
+            status.replica_id
+            for status in statuses
+            if status.generation >= entry.generation and row.sha256 not in status.broken
+        )
+        for number, row in entry.versions.items()
+    }
+    config = None if listed.config is None else AdapterConfig.from_json(listed.config)
+    return Shown(name, entry, config, resident, sum(status.requests.get(name, 0) for status in statuses), history)
 
 
 def _lagging(applied: Sequence[Applied], generation: int) -> tuple[str, ...]:

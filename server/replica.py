@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, Protocol
 from adakron import Adapter
 from adakron.errors import AdaKronError, UnknownAdapterError
 from server.blobs import BlobStore
-from server.catalogue import EMPTY, Catalogue, Snapshot
+from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
+from server.records import EMPTY, Snapshot
 from server.service import Resolved
 
 POLL_INTERVAL_S = 1.5
@@ -235,7 +236,10 @@ class Replica:
         is_retry_due = bool(self._broken) and time.monotonic() >= self._retry_at_s
         if self._catalogue.generation() == self._table.generation and not is_retry_due:
             return
-        table = self._catalogue.snapshot()
+        changes = self._catalogue.changes_since(self._table.generation)
+        # A catalogue restored from a backup may be behind what was served: then all of it is new.
+        is_ahead = changes.generation >= self._table.generation
+        table = self._table.after(changes) if is_ahead else self._catalogue.snapshot()
         needed = table.sha256s()
         broken = {}
         for sha256 in sorted(needed - self._resident):

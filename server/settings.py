@@ -8,8 +8,10 @@ import ipaddress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.database import parse_url, sqlite_url
 
 ENV_PREFIX = "ADAKRON_"
 
@@ -17,7 +19,7 @@ ENV_PREFIX = "ADAKRON_"
 class Settings(BaseSettings):
     """Raises pydantic.ValidationError for an unknown key, a wrong type, a value out of bounds or a public address."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; loopback only, as there are no keys yet")
     port: int = Field(8000, ge=1, le=65_535, description="port to listen on")
@@ -28,6 +30,10 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the encoder runs")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the encoder")
     state_dir: Path = Field(Path("~/.local/state/adakron"), description="catalogue and stored adapters")
+    catalogue_url: SecretStr | None = Field(
+        None,
+        description="catalogue in PostgreSQL: postgresql://user@host/database (default: a file in the state folder)",
+    )
     batch_budget_tokens: int | None = Field(
         None, ge=512, le=1_048_576, description="most tokens in one batch (default: 2048 on a CPU, 16384 on a GPU)"
     )
@@ -39,9 +45,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="least severity logged")
 
     @property
-    def catalogue_path(self) -> Path:
-        """The SQLite file."""
-        return self.state_dir / "catalogue.sqlite"
+    def catalogue(self) -> str:
+        """The catalogue's URL, with its password if it has one: not for logs."""
+        if self.catalogue_url is not None:
+            return self.catalogue_url.get_secret_value()
+        return sqlite_url(self.state_dir / "catalogue.sqlite")
 
     @property
     def blobs_dir(self) -> Path:
@@ -58,6 +66,13 @@ class Settings(BaseSettings):
                 "replace adapters. Use 127.0.0.1 and put an authenticating proxy in front"
             )
         return host
+
+    @field_validator("catalogue_url")
+    @classmethod
+    def _refuse_unknown_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            parse_url(url.get_secret_value())
+        return url
 
     @field_validator("state_dir", "adapters_dir")
     @classmethod

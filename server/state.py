@@ -1,7 +1,7 @@
 """The state folder of one server: locked, complete, and never silently empty.
 
 STATE_DIR/lock               held as long as the server runs; the system gives it back whatever happens to us
-STATE_DIR/catalogue.sqlite   see `server.catalogue`
+STATE_DIR/catalogue.sqlite   see `server.catalogue`, unless it lies in PostgreSQL
 STATE_DIR/blobs/             see `server.blobs`
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import holds_catalogue
 from server.errors import StorageUnavailableError
 
 
@@ -43,20 +44,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(catalogue_path: Path, blobs_dir: Path) -> Iterator[tuple[Catalogue, BlobStore]]:
-    """Catalogue and blobs for writing, checked and tidied; only under the lock and while nobody else writes.
+def opened(catalogue_url: str, blobs_dir: Path) -> Iterator[tuple[Catalogue, BlobStore]]:
+    """Catalogue and blobs for writing, checked, migrated and tidied; only under the lock.
 
     Raises StorageUnavailableError if they are damaged, or if there are blobs and no catalogue that knows them.
     """
-    is_lost = not catalogue_path.exists() and any(blobs_dir.glob("??/*"))
-    if is_lost:
+    blobs = BlobStore(blobs_dir)
+    if not holds_catalogue(catalogue_url) and any(True for _ in blobs.stored()):
         raise StorageUnavailableError(
-            f"{blobs_dir} holds adapters and {catalogue_path} is missing",
+            "there are stored adapters, and the catalogue that knows them is missing",
             hint="restore the catalogue from a backup, or move the blobs away to begin anew",
         )
-    blobs = BlobStore(blobs_dir)
     blobs.clear_temporary()
-    catalogue = Catalogue(catalogue_path, is_writer=True)
+    catalogue = Catalogue(catalogue_url, is_writer=True)
     try:
         yield catalogue, blobs
     finally:

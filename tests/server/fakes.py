@@ -14,6 +14,7 @@ from adakron import Adapter
 from adakron.errors import UnknownAdapterError
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import sqlite_url
 from server.registry import Registry, Replicas
 from server.replica import Applied, Replica, ReplicaStatus
 
@@ -135,8 +136,8 @@ class House:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator["House"]:
-        catalogue = Catalogue(folder / "catalogue.sqlite", is_writer=True)
-        reader = Catalogue(folder / "catalogue.sqlite", is_writer=False)
+        catalogue = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=True)
+        reader = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=False)
         blobs = BlobStore(folder / "blobs")
         engines = [FakeEngine(), FakeEngine()]
         replicas = LocalReplicas(

@@ -404,3 +404,47 @@ async def test_documented_answers_have_the_members_of_real_ones(client: httpx.As
     for operation, response in real.items():
         (example,) = documented[operation]["content"]["application/json"]["examples"].values()
         assert example["value"].keys() == response.json().keys(), operation
+
+
+async def test_request_with_the_same_key_is_done_once(client: httpx.AsyncClient) -> None:
+    await put(client, "x")
+    headers = {"idempotency-key": "deploy-7", "if-match": '"1"'}
+    first = await put(client, "x", TWO.to_bytes(), headers=headers)
+    again = await put(client, "x", TWO.to_bytes(), headers=headers)
+    assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+    for method, path, body in [
+        ("POST", "/x/activate", {"version": 1}),
+        ("DELETE", "/x?version=2", None),
+        ("DELETE", "/x", None),
+    ]:
+        headers = {"idempotency-key": f"{method} {path}"}
+        first = await client.request(method, AT + path, json=body, headers=headers)
+        again = await client.request(method, AT + path, json=body, headers=headers)
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert again.json()["generation"] == first.json()["generation"]
+
+
+async def test_key_of_another_request_answers_409(client: httpx.AsyncClient) -> None:
+    await put(client, "x", headers={"idempotency-key": "k"})
+    for response in (
+        await put(client, "x", TWO.to_bytes(), headers={"idempotency-key": "k"}),
+        await put(client, "y", headers={"idempotency-key": "k"}),
+        await client.delete(f"{AT}/x", headers={"idempotency-key": "k"}),
+    ):
+        assert (response.status_code, code(response)) == (409, "CONFLICT")
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_key_that_is_empty_or_too_long_answers_422(client: httpx.AsyncClient, key: str) -> None:
+    response = await put(client, "x", headers={"idempotency-key": key})
+    assert response.status_code == 422
+
+
+async def test_history_says_who_did_what(client: httpx.AsyncClient) -> None:
+    await put(client, "x", headers={"x-request-id": "mine-1"})
+    await client.post(f"{AT}/x/activate", json={"version": 1})
+    history = (await client.get(f"{AT}/x")).json()["history"]
+    assert [(event["action"], event["version"], event["request_id"]) for event in history] == [
+        ("register", 1, "mine-1")
+    ]
+    assert history[0]["source"] == "127.0.0.1"

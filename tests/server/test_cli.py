@@ -35,6 +35,7 @@ EVERY_FLAG: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "state_dir": Path("/tmp/x"),
+    "catalogue_url": "postgresql://me@db/x",
     "batch_budget_tokens": 4096,
     "device_budget_bytes": 10_000,
     "adapters_dir": Path("/tmp/y"),

@@ -12,6 +12,7 @@ from adakron import Adapter
 from adakron.errors import BankFullError, BaseMismatchError
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import sqlite_url
 from server.errors import AdapterNotFoundError, NotReadyError, StorageUnavailableError, VersionNotFoundError
 from server.replica import Replica
 from tests.server.fakes import FakeEngine, tiny_adapter
@@ -23,8 +24,9 @@ class Store:
     """The catalogue and the blobs as the registry writes them."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = Catalogue(folder / "catalogue.sqlite", is_writer=True)
-        self.reader = Catalogue(folder / "catalogue.sqlite", is_writer=False)
+        self.path = folder / "catalogue.sqlite"
+        self.writer = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=True)
+        self.reader = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=False)
         self.blobs = BlobStore(folder / "blobs")
 
     def add(self, name: str, adapter: Adapter, *, activate: bool = True) -> int:
@@ -110,14 +112,14 @@ async def test_unknown_version_is_looked_for_in_the_catalogue_once(store: Store,
 async def test_known_name_is_resolved_without_the_catalogue(store: Store, replica: Replica) -> None:
     store.add("x", ONE)
     replica.load()
-    store.reader.path.rename(store.reader.path.with_suffix(".gone"))
+    store.path.rename(store.path.with_suffix(".gone"))
     store.reader.close()
     assert (await replica.resolve("x", None, None)).version == 1
 
 
 async def test_unknown_name_with_the_catalogue_away_is_not_called_unknown(store: Store, replica: Replica) -> None:
     replica.load()
-    store.reader.path.rename(store.reader.path.with_suffix(".gone"))
+    store.path.rename(store.path.with_suffix(".gone"))
     store.reader.close()
     with pytest.raises(StorageUnavailableError):
         await replica.resolve("x", None, None)

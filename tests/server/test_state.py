@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server import state
+from server.database import sqlite_url
 from server.errors import StorageUnavailableError
 
 
@@ -54,14 +55,14 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_opened_makes_an_empty_catalogue_once(tmp_path: Path) -> None:
     for _ in range(2):
-        with state.opened(tmp_path / "c.sqlite", tmp_path / "blobs") as (catalogue, _):
+        with state.opened(sqlite_url(tmp_path / "c.sqlite"), tmp_path / "blobs") as (catalogue, _):
             assert catalogue.generation() == 0
 
 
 def test_opened_clears_interrupted_uploads(tmp_path: Path) -> None:
     (tmp_path / "blobs" / "tmp").mkdir(parents=True)
     (tmp_path / "blobs" / "tmp" / "half").write_bytes(b"")
-    with state.opened(tmp_path / "c.sqlite", tmp_path / "blobs"):
+    with state.opened(sqlite_url(tmp_path / "c.sqlite"), tmp_path / "blobs"):
         assert os.listdir(tmp_path / "blobs" / "tmp") == []  # noqa: PTH208 (a list to compare)
 
 
@@ -69,7 +70,10 @@ def test_blobs_without_a_catalogue_are_refused_and_kept(tmp_path: Path) -> None:
     blob = tmp_path / "blobs" / "ab" / ("ab" * 32)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(b"precious")
-    with pytest.raises(StorageUnavailableError, match="is missing"), state.opened(tmp_path / "c", tmp_path / "blobs"):
+    with (
+        pytest.raises(StorageUnavailableError, match="is missing"),
+        state.opened(sqlite_url(tmp_path / "c"), tmp_path / "blobs"),
+    ):
         pass
     assert blob.exists()
     assert not (tmp_path / "c").exists()
