@@ -341,8 +341,12 @@ def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
     return {
         "name": name,
         "versions": list(result.versions),
-        # Adapters are held by the engine alone: between disk and device there is no copy of ours to free.
-        "freed_bytes": {"device": result.device_bytes, "host": 0, "disk": result.disk_bytes},
+        "freed_bytes": {
+            "device": result.device_bytes,
+            "host": 0,  # adapters are held by the engine alone: between disk and device there is no copy to free
+            "disk": result.freed.disk_bytes,
+            "remote": result.freed.remote_bytes,
+        },
         "generation": result.generation,
         "lagging": list(result.lagging),
     }

@@ -31,7 +31,7 @@ _REGISTERED = {**_ACTIVATED, "no_effect": False}
 _DELETED = {
     "name": "acme/spam",
     "versions": [1, 2],
-    "freed_bytes": {"device": 2_412_300, "host": 0, "disk": 2_412_300},
+    "freed_bytes": {"device": 2_412_300, "host": 0, "disk": 2_412_300, "remote": 0},
     "generation": 18,
     "lagging": [],
 }

@@ -287,13 +287,14 @@ class Catalogue:
 
         return self._write_once(once, write)
 
-    def collect(self, sha256: str, delete: Callable[[str], int]) -> int:
-        """Have `delete` remove the content unless a kept version needs it; returns what that returned, or 0.
+    def collect(self, sha256: str, delete: Callable[[str], object]) -> None:
+        """Have `delete` remove the content unless a kept version needs it.
 
         No writer anywhere can add a version with this content meanwhile: it asks whether it is stored afterwards.
         """
         with self._database.write() as connection:
-            return 0 if _is_referenced(connection, sha256) else delete(sha256)
+            if not _is_referenced(connection, sha256):
+                delete(sha256)
 
     def forget_requests(self) -> int:
         """Drop the keys of requests too old to be repeated. Returns how many."""

@@ -75,7 +75,7 @@ class DataPlane:
             device_budget_bytes=settings.device_budget_bytes,
         )
         catalogue = Catalogue(settings.catalogue, is_writer=False)
-        plane = cls(engine, catalogue, BlobStore(settings.blobs_dir), settings, replica_id)
+        plane = cls(engine, catalogue, settings.open_blobs(), settings, replica_id)
         plane.replica.load()
         return plane
 

@@ -6,6 +6,7 @@
 Ray reads its environment when it is imported: import this module only after `server.ray_environment` has been applied.
 """
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -24,7 +25,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adakron.errors import AdaKronError
 from server.admin import PREFIX, make_admin_app
 from server.allocator import keep_freed_memory
-from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.data_plane import DataPlane
 from server.errors import NotReadyError, ServerError
@@ -117,11 +117,12 @@ class Clf:
 class Admin:
     """The admin plane."""
 
-    def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logging.basicConfig(level=settings.log_level)
         self._registry = Registry(
-            Catalogue(settings.catalogue, is_writer=True), BlobStore(settings.blobs_dir), _ReplicasByHandle()
+            Catalogue(settings.catalogue, is_writer=True), settings.open_blobs(), _ReplicasByHandle()
         )
+        self._tidying = asyncio.create_task(self._registry.keep_tidy())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _OneRequestId(make_admin_app(self._registry))

@@ -127,7 +127,8 @@ def _prepare_state(settings: Settings) -> None:
         raise StartError(f"ADAKRON_ADAPTERS_DIR: {folder} is not a folder")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
     fingerprint = Backbone.load(settings.backbone).fingerprint
-    with state.opened(settings.catalogue, settings.blobs_dir) as (catalogue, blobs):
+    blobs = settings.open_blobs()
+    with state.opened(settings.catalogue, blobs) as catalogue:
         write_down_configs(catalogue, blobs)
         seeded = seed(catalogue, blobs, folder, fingerprint)
     if seeded.misfits:

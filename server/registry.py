@@ -9,6 +9,7 @@ Knows nothing of HTTP or Ray.
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -18,11 +19,12 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from adakron import Adapter, AdapterConfig
-from server.blobs import BlobStore, StagedBlob
+from server.blobs import BlobStore, Freed, StagedBlob
 from server.catalogue import Catalogue
-from server.errors import AdapterNotFoundError, NotReadyError
+from server.errors import AdapterNotFoundError, NotReadyError, ServerError
 from server.records import Change, Entry, Event, Listed, Once, Origin, Precondition, Removal
 from server.replica import Applied, ReplicaStatus
+from server.tidying import collect, collect_orphans
 
 # From the end of the upload to the reply; Ray gives up on a request after 25 s.
 ANSWER_WITHIN_S = 20.0
@@ -30,8 +32,11 @@ DESCRIBE_WITHIN_S = 2.0
 VALIDATE_AT_ONCE = 2
 _WRITE_BYTES = 1 << 20
 HISTORY_EVENTS = 20
+TIDY_EVERY_S = 3600.0
 
 _NOBODY = Origin()
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -71,12 +76,12 @@ class Activated:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What is gone. device_bytes: freed in the engines of all replicas; disk_bytes: of files."""
+    """What is gone. device_bytes: freed in the engines of all replicas; freed: of files."""
 
     versions: tuple[int, ...]
     generation: int
     device_bytes: int
-    disk_bytes: int
+    freed: Freed
     lagging: tuple[str, ...]
 
 
@@ -186,6 +191,17 @@ class Registry:
         history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
         return _shown(listed, await self._describe(), history)
 
+    async def keep_tidy(self) -> None:
+        """Remove what nothing needs, every hour, until cancelled."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            try:
+                await asyncio.to_thread(self._catalogue.forget_requests)
+                async with self._blob_lock:
+                    await asyncio.to_thread(collect_orphans, self._catalogue, self._blobs, spared=+self._pinned)
+            except ServerError as error:
+                log.warning("nothing was tidied: %s", error)
+
     async def _register(
         self,
         name: str,
@@ -238,12 +254,12 @@ class Registry:
         async with self._name_lock(name):
             removal = await asyncio.to_thread(write)
             applied = await self._broadcast(removal.generation, time.monotonic() + self._answer_within_s)
-            disk_bytes = await self._collect({row.sha256 for row in removal.versions.values()})
+            freed = await self._collect({row.sha256 for row in removal.versions.values()})
         return Deleted(
             tuple(removal.versions),
             removal.generation,
             sum(answer.freed_bytes for answer in applied),
-            disk_bytes,
+            freed,
             _lagging(applied, removal.generation),
         )
 
@@ -273,16 +289,17 @@ class Registry:
         except TimeoutError:
             return []
 
-    async def _collect(self, sha256s: set[str]) -> int:
-        """Delete those blobs that no kept version and no upload under way needs. Returns the bytes freed."""
-        freed_bytes = 0
+    async def _collect(self, sha256s: set[str]) -> Freed:
+        """Delete those blobs that no kept version and no upload under way needs."""
+        freed = Freed(0)
         async with self._blob_lock:
             for sha256 in sha256s:
                 if self._pinned[sha256] > 0:
                     continue
                 del self._pinned[sha256]
-                freed_bytes += await asyncio.to_thread(self._catalogue.collect, sha256, self._blobs.delete)
-        return freed_bytes
+                one = await asyncio.to_thread(collect, self._catalogue, self._blobs, sha256)
+                freed = Freed(freed.disk_bytes + one.disk_bytes, freed.remote_bytes + one.remote_bytes)
+        return freed
 
     def _name_lock(self, name: str) -> asyncio.Lock:
         lock = self._name_locks.get(name)

@@ -11,7 +11,9 @@ from typing import Literal
 from pydantic import Field, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.blobs import BlobStore
 from server.database import parse_url, sqlite_url
+from server.remote_blobs import open_blobs
 
 ENV_PREFIX = "ADAKRON_"
 
@@ -34,6 +36,15 @@ class Settings(BaseSettings):
         None,
         description="catalogue in PostgreSQL: postgresql://user@host/database (default: a file in the state folder)",
     )
+    blob_url: str | None = Field(
+        None,
+        max_length=512,
+        pattern="^[a-z0-9+]+://",
+        description="stored adapters elsewhere, such as s3://bucket/prefix",
+    )
+    cache_budget_bytes: PositiveInt = Field(
+        10 * 2**30, description="most bytes of copies on this disk of adapters that are stored elsewhere"
+    )
     batch_budget_tokens: int | None = Field(
         None, ge=512, le=1_048_576, description="most tokens in one batch (default: 2048 on a CPU, 16384 on a GPU)"
     )
@@ -51,10 +62,9 @@ class Settings(BaseSettings):
             return self.catalogue_url.get_secret_value()
         return sqlite_url(self.state_dir / "catalogue.sqlite")
 
-    @property
-    def blobs_dir(self) -> Path:
-        """The stored artefacts."""
-        return self.state_dir / "blobs"
+    def open_blobs(self) -> BlobStore:
+        """The stored artefacts. Raises StorageUnavailableError."""
+        return open_blobs(self.blob_url, self.state_dir / "blobs", cache_budget_bytes=self.cache_budget_bytes)
 
     @field_validator("host")
     @classmethod

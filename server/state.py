@@ -2,7 +2,8 @@
 
 STATE_DIR/lock               held as long as the server runs; the system gives it back whatever happens to us
 STATE_DIR/catalogue.sqlite   see `server.catalogue`, unless it lies in PostgreSQL
-STATE_DIR/blobs/             see `server.blobs`
+STATE_DIR/blobs/             see `server.blobs`, unless they lie in a remote store
+STATE_DIR/cache/             see `server.remote_blobs`, if they do
 """
 
 import fcntl
@@ -15,6 +16,7 @@ from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.database import holds_catalogue
 from server.errors import StorageUnavailableError
+from server.tidying import UPLOADS_LAST_S, collect_orphans
 
 
 @contextmanager
@@ -44,12 +46,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(catalogue_url: str, blobs_dir: Path) -> Iterator[tuple[Catalogue, BlobStore]]:
-    """Catalogue and blobs for writing, checked, migrated and tidied; only under the lock.
+def opened(catalogue_url: str, blobs: BlobStore) -> Iterator[Catalogue]:
+    """The catalogue for writing, checked and migrated, and the blobs tidied; only under the lock.
 
     Raises StorageUnavailableError if they are damaged, or if there are blobs and no catalogue that knows them.
     """
-    blobs = BlobStore(blobs_dir)
     if not holds_catalogue(catalogue_url) and any(True for _ in blobs.stored()):
         raise StorageUnavailableError(
             "there are stored adapters, and the catalogue that knows them is missing",
@@ -58,6 +59,8 @@ def opened(catalogue_url: str, blobs_dir: Path) -> Iterator[tuple[Catalogue, Blo
     blobs.clear_temporary()
     catalogue = Catalogue(catalogue_url, is_writer=True)
     try:
-        yield catalogue, blobs
+        # Where nobody shares the catalogue, nobody uploads before the service runs.
+        collect_orphans(catalogue, blobs, older_than_s=UPLOADS_LAST_S if catalogue.is_shared else 0.0)
+        yield catalogue
     finally:
         catalogue.close()

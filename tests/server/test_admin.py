@@ -226,7 +226,7 @@ async def test_delete_answers_the_bytes_freed_and_a_second_one_404(client: httpx
     assert response.json() == {
         "name": "acme/spam",
         "versions": [1],
-        "freed_bytes": {"device": 2 * ONE.size_bytes, "host": 0, "disk": ONE.size_bytes},
+        "freed_bytes": {"device": 2 * ONE.size_bytes, "host": 0, "disk": ONE.size_bytes, "remote": 0},
         "generation": 2,
         "lagging": [],
     }

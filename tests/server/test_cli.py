@@ -36,6 +36,8 @@ EVERY_FLAG: dict[str, Any] = {
     "dtype": "float32",
     "state_dir": Path("/tmp/x"),
     "catalogue_url": "postgresql://me@db/x",
+    "blob_url": "s3://bucket/prefix",
+    "cache_budget_bytes": 1_000_000,
     "batch_budget_tokens": 4096,
     "device_budget_bytes": 10_000,
     "adapters_dir": Path("/tmp/y"),

@@ -21,8 +21,9 @@ ONE, TWO = tiny_adapter(1), tiny_adapter(2)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[tuple[Catalogue, BlobStore]]:
-    with state.opened(sqlite_url(tmp_path / "c.sqlite"), tmp_path / "blobs") as opened:
-        yield opened
+    blobs = BlobStore(tmp_path / "blobs")
+    with state.opened(sqlite_url(tmp_path / "c.sqlite"), blobs) as catalogue:
+        yield catalogue, blobs
 
 
 @pytest.fixture
