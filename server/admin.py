@@ -1,18 +1,19 @@
 """The admin routes, everything at and below /v1/adapters: HTTP in front of `server.registry`.
 
-    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}    POST /v1/adapters/{name}/activate
+    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}
+    POST /v1/adapters/{name}/activate    PUT /v1/adapters/{name}/split    GET /v1/adapters/{name}/versions/{version}
 
 A name has one or two segments. An adapter's ETag is the generation of its last change; If-Match holds every write to
 it. Knows nothing of Ray, files or tensors.
 """
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import FastAPI, Header, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -25,13 +26,15 @@ from server.guard import Guard
 from server.json_body import read_json
 from server.names import check_name
 from server.records import Once, Origin, Precondition
-from server.registry import Activated, Deleted, Put, Registry, Shown, request_hash
+from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
+from server.split import Split
 from server.validation import invalid_request
 
 PREFIX = "/v1/adapters"
 MAX_VERSION = 999_999_999
 MAX_PAGE = 1000
 LISTED_LABELS = 256
+MAX_SPLIT_VERSIONS = 16
 
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 Name = Annotated[str, Path(description="one or two segments, such as `sst2` or `acme/spam`")]
@@ -76,6 +79,26 @@ class ActivateRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     version: Version
+
+
+class SplitRequest(BaseModel):
+    """How the calls to the bare name are shared out: percentages that are 100 in all; and a version to compare with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    weights: Annotated[
+        dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")], Annotated[int, Field(ge=1, le=100)]],
+        Field(max_length=MAX_SPLIT_VERSIONS),
+    ] = Field(default_factory=dict, description="version -> percent; none: all to the active version")
+    shadow: Version | None = Field(None, description="its answers are compared and counted, and never returned")
+
+    @model_validator(mode="after")
+    def _be_whole(self) -> Self:
+        if self.weights and sum(self.weights.values()) != 100:
+            raise ValueError(f"the weights are {sum(self.weights.values())} in all, and should be 100")
+        if not self.weights and self.shadow is None:
+            raise ValueError("should have weights, a shadow, or both")
+        return self
 
 
 class _AdminRoute(APIRoute):
@@ -138,6 +161,15 @@ def _add_routes(app: FastAPI) -> None:
         page, following = await _registry(request).page(query.limit, after)
         return JSONResponse({"adapters": [_summary(adapter) for adapter in page], "next": following})
 
+    @app.get(PREFIX + "/{name:path}/versions/{version}", summary="Fetch an artefact", responses=admin_documents.FETCH)
+    async def fetch_version(request: Request, name: Name, version: Version) -> Response:
+        """Answer with the safetensors file of one version, the very bytes that were registered.
+
+        Statuses: 200; 404; 422; 503 the file is damaged or cannot be read.
+        """
+        sha256, data = await _registry(request).fetch(check_name(name, param="name"), version)
+        return Response(data, headers={"etag": f'"{sha256}"'}, media_type="application/octet-stream")
+
     @app.get(PREFIX + "/{name:path}", summary="Show one adapter", responses=admin_documents.GET)
     async def get_adapter(request: Request, name: Name) -> JSONResponse:
         """One adapter with its versions, its configuration, and which replicas hold it.
@@ -146,6 +178,37 @@ def _add_routes(app: FastAPI) -> None:
         """
         adapter = await _registry(request).get(check_name(name, param="name"))
         return JSONResponse(_description(adapter), headers=_etag(adapter.entry.generation))
+
+    @app.put(
+        PREFIX + "/{name:path}/split",
+        summary="Share calls out among versions",
+        responses=admin_documents.SPLIT,
+        openapi_extra=_SPLIT_BODY,
+    )
+    async def split_versions(
+        request: Request, name: Name, if_match: IfMatch = None, key: OnceKey = None
+    ) -> JSONResponse:
+        """Send percentages of the calls to the bare name to versions of it, and compare with a shadow version.
+
+        Calls with the same X-Route-Key stay on one version. Activating a version ends the split.
+        Statuses: 200; 202 not every replica has followed yet; 400; 404; 409 without weights and nothing is active;
+        412; 415; 422; 503.
+        """
+        check_name(name, param="name")
+        try:
+            body = SplitRequest.model_validate(await read_json(request))
+        except ValidationError as error:
+            raise invalid_request(error.errors()) from error
+        split = Split({int(version): weight for version, weight in body.weights.items()}, body.shadow)
+        result = await _registry(request).split(
+            name,
+            split,
+            if_match=_precondition(if_match),
+            origin=_origin(request),
+            once=_once(key, "split", name, split.to_json(), if_match),
+        )
+        reply = _split_reply(name, result)
+        return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
 
     @app.put(
         PREFIX + "/{name:path}",
@@ -286,7 +349,10 @@ def _summary(adapter: Shown) -> dict[str, Any]:
         "num_labels": config.num_labels if config else None,
         "labels": list(config.label_names[:LISTED_LABELS]) if config else [],
         "resident": list(adapter.resident[entry.active]) if entry.active is not None else [],
+        "tier": "device" if entry.active is not None and adapter.resident[entry.active] else "store",
         "requests": adapter.requests,
+        "last_used_at": adapter.last_used_at,
+        "split": None if entry.split is None else entry.split.to_dict(),
     }
 
 
@@ -307,6 +373,7 @@ def _description(adapter: Shown) -> dict[str, Any]:
     return {
         **_summary(adapter),
         "versions": versions,
+        "shadow_rows": adapter.shadow_rows,
         "config": adapter.config.to_dict() if adapter.config else None,
         "history": [asdict(event) for event in adapter.history],
     }
@@ -337,6 +404,16 @@ def _activate_reply(name: str, result: Activated) -> dict[str, Any]:
     }
 
 
+def _split_reply(name: str, result: Divided) -> dict[str, Any]:
+    change = result.change
+    return {
+        "name": name,
+        **change.split.to_dict(),
+        "generation": change.generation,
+        "lagging": list(result.lagging),
+    }
+
+
 def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
     return {
         "name": name,
@@ -352,6 +429,17 @@ def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
     }
 
 
+_SPLIT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": SplitRequest.model_json_schema(),
+                "example": {"weights": {"3": 90, "4": 10}, "shadow": 5},
+            }
+        },
+    }
+}
 _ACTIVATE_BODY = {
     "requestBody": {
         "required": True,

@@ -47,7 +47,10 @@ _SUMMARY = {
     "num_labels": 2,
     "labels": ["ham", "spam"],
     "resident": ["3fk2a", "9xq0c"],
+    "tier": "device",
     "requests": 4711,
+    "last_used_at": "2026-11-23T16:02:11+00:00",
+    "split": {"weights": {"1": 90, "2": 10}, "shadow": None},
 }
 _VERSION = {
     "version": 2,
@@ -72,6 +75,7 @@ _EVENT = {
 _ADAPTER = {
     **_SUMMARY,
     "versions": [_VERSION],
+    "shadow_rows": None,
     "config": {"bottleneck": 48, "factor": 4, "order": "a2_a1"},
     "history": [_EVENT],
 }
@@ -92,6 +96,7 @@ _WRITE: tuple[ServerError, ...] = (
 )
 _UNKNOWN = AdapterNotFoundError("no adapter 'acme/span'", param="name", hint="GET /v1/adapters lists the names")
 _UNKNOWN_VERSION = VersionNotFoundError("adapter 'acme/spam' has no version 9", param="version")
+_BINARY = {"type": "string", "format": "binary"}
 _LAGGING = "Done; the replicas named are not there yet, and will be by themselves."
 
 LIST: Responses = {
@@ -123,9 +128,25 @@ ACTIVATE: Responses = {
     202: json_answer(_LAGGING, {"lagging": {**_ACTIVATED, "lagging": ["9xq0c"]}}),
     **native_errors(*_WRITE, _UNKNOWN, _UNKNOWN_VERSION),
 }
+_SPLIT: dict[str, Any] = {
+    "name": "acme/spam",
+    "weights": {"1": 90, "2": 10},
+    "shadow": None,
+    "generation": 18,
+    "lagging": [],
+}
+SPLIT: Responses = {
+    200: json_answer("Calls are shared out so.", {"split": _SPLIT}),
+    202: json_answer(_LAGGING, {"lagging": {**_SPLIT, "lagging": ["9xq0c"]}}),
+    **native_errors(*_WRITE, _UNKNOWN, _UNKNOWN_VERSION, ConflictError("no version of acme/spam is active")),
+}
+FETCH: Responses = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {"schema": _BINARY}}},
+    **native_errors(*_EDGE, _UNKNOWN, _UNKNOWN_VERSION),
+}
 FILE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": {"schema": _BINARY}},
     }
 }

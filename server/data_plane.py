@@ -8,8 +8,8 @@ and the other replicas say.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -23,7 +23,8 @@ from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.errors import EngineFailedError, OverloadedError, ServerError
 from server.metrics import Metrics
-from server.replica import Replica
+from server.names import Reference
+from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
 
@@ -108,6 +109,12 @@ class DataPlane:
             admin_openapi=admin_openapi,
         )
 
+    def status(self, names: Sequence[str]) -> ReplicaStatus:
+        """What this replica says of these adapters, for the admin listing."""
+        status = self.replica.status(names)
+        shadows = {name: self.service.shadows.verdicts(name, version) for name, version in self.replica.shadows(names)}
+        return replace(status, shadows=shadows)
+
     def info(self) -> dict[str, Any]:
         """What runs here, for GET /v1/info."""
         engine = asdict(self._engine.info())
@@ -138,7 +145,7 @@ class DataPlane:
         try:
             for name in self.replica.names()[:PROBED_ADAPTERS]:
                 try:
-                    leases.append((await self.replica.resolve(name, None, None)).lease)  # type: ignore[arg-type]
+                    leases.append((await self.replica.resolve(Reference(name), None)).lease)  # type: ignore[arg-type]
                 except ServerError:
                     continue  # a damaged adapter is its own trouble, not this replica's
             rows = [_probe_row(lease) for lease in leases]

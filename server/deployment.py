@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -82,9 +83,9 @@ class Clf:
         except (AdaKronError, ServerError) as refusal:
             return refusal
 
-    async def describe(self) -> ReplicaStatus:
-        """`Replica.status`."""
-        return self._plane.replica.status()
+    async def describe(self, names: Sequence[str]) -> ReplicaStatus:
+        """`DataPlane.status`."""
+        return self._plane.status(names)
 
     async def metrics_text(self) -> tuple[str, bytes]:
         """The id of this replica and its metrics."""
@@ -164,8 +165,9 @@ class _ReplicasByHandle:
         answers = await _broadcast(self._handle, "apply", generation)
         return [answer if isinstance(answer, Applied) else Applied("unreachable", -1, 0) for answer in answers]
 
-    async def describe(self) -> list[ReplicaStatus]:
-        return [answer for answer in await _broadcast(self._handle, "describe") if isinstance(answer, ReplicaStatus)]
+    async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
+        answers = await _broadcast(self._handle, "describe", names)
+        return [answer for answer in answers if isinstance(answer, ReplicaStatus)]
 
 
 async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -21,9 +22,11 @@ from weakref import WeakValueDictionary
 from adakron import Adapter, AdapterConfig
 from server.blobs import BlobStore, Freed, StagedBlob
 from server.catalogue import Catalogue
-from server.errors import AdapterNotFoundError, NotReadyError, ServerError
-from server.records import Change, Entry, Event, Listed, Once, Origin, Precondition, Removal
+from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
+from server.records import Change, Entry, Event, Listed, Once, Origin, Precondition, Removal, SplitChange
 from server.replica import Applied, ReplicaStatus
+from server.shadow import VERDICTS
+from server.split import Split
 from server.tidying import collect, collect_orphans
 
 # From the end of the upload to the reply; Ray gives up on a request after 25 s.
@@ -52,8 +55,8 @@ class Replicas(Protocol):
         """`Replica.apply` on all of them; generation -1 stands for one that did not answer."""
         ...
 
-    async def describe(self) -> list[ReplicaStatus]:
-        """`Replica.status` of those that answer."""
+    async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
+        """What those that answer say of these adapters."""
         ...
 
 
@@ -75,6 +78,14 @@ class Activated:
 
 
 @dataclass(frozen=True, slots=True)
+class Divided:
+    """How the calls are shared out now."""
+
+    change: SplitChange
+    lagging: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
     """What is gone. device_bytes: freed in the engines of all replicas; freed: of files."""
 
@@ -89,7 +100,9 @@ class Deleted:
 class Shown:
     """One adapter as it stands. config is of the active version, or the newest; None if its blob never was readable.
 
-    resident  version -> the replicas that hold it
+    resident     version -> the replicas that hold it
+    requests     calls by this name since those replicas started; last_used_at: of the last of them, ISO 8601 in UTC
+    shadow_rows  rows compared with the shadow version, by verdict; None where there is no shadow
     """
 
     name: str
@@ -97,6 +110,8 @@ class Shown:
     config: AdapterConfig | None
     resident: dict[int, tuple[str, ...]]
     requests: int
+    last_used_at: str | None
+    shadow_rows: dict[str, int] | None
     history: Sequence[Event] = ()
 
 
@@ -157,6 +172,22 @@ class Registry:
         write = partial(self._catalogue.activate, name, version, if_match=if_match, origin=origin, once=once)
         return await self._to_its_end(self._activate(name, write))
 
+    async def split(
+        self,
+        name: str,
+        split: Split,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Divided:
+        """Share the calls to the bare name out among versions.
+
+        Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError.
+        """
+        write = partial(self._catalogue.split, name, split, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._split(name, write))
+
     async def delete(
         self,
         name: str,
@@ -179,7 +210,7 @@ class Registry:
     async def page(self, limit: int, after: str = "") -> tuple[list[Shown], str | None]:
         """Up to `limit` adapters by name, beginning behind `after`; and where to go on, or None at the end."""
         listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after)
-        statuses = await self._describe()
+        statuses = await self._describe([adapter.name for adapter in listed[:limit]])
         page = [_shown(adapter, statuses) for adapter in listed[:limit]]
         return page, page[-1].name if len(listed) > limit else None
 
@@ -189,7 +220,7 @@ class Registry:
         if listed is None:
             raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
         history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
-        return _shown(listed, await self._describe(), history)
+        return _shown(listed, await self._describe([name]), history)
 
     async def keep_tidy(self) -> None:
         """Remove what nothing needs, every hour, until cancelled."""
@@ -201,6 +232,16 @@ class Registry:
                     await asyncio.to_thread(collect_orphans, self._catalogue, self._blobs, spared=+self._pinned)
             except ServerError as error:
                 log.warning("nothing was tidied: %s", error)
+
+    async def fetch(self, name: str, version: int) -> tuple[str, bytes]:
+        """The sha256 and the bytes of a kept version. Raises AdapterNotFoundError, VersionNotFoundError."""
+        listed = await asyncio.to_thread(self._catalogue.get, name)
+        if listed is None:
+            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+        row = listed.entry.versions.get(version)
+        if row is None:
+            raise VersionNotFoundError(f"adapter {name!r} has no version {version}", param="version")
+        return row.sha256, await asyncio.to_thread(self._blobs.read, row.sha256)
 
     async def _register(
         self,
@@ -250,6 +291,12 @@ class Registry:
             applied = await self._broadcast(change.generation, time.monotonic() + self._answer_within_s)
         return Activated(change, _lagging(applied, change.generation))
 
+    async def _split(self, name: str, write: Callable[[], SplitChange]) -> Divided:
+        async with self._name_lock(name):
+            change = await asyncio.to_thread(write)
+            applied = await self._broadcast(change.generation, time.monotonic() + self._answer_within_s)
+        return Divided(change, _lagging(applied, change.generation))
+
     async def _delete(self, name: str, write: Callable[[], Removal]) -> Deleted:
         async with self._name_lock(name):
             removal = await asyncio.to_thread(write)
@@ -283,9 +330,9 @@ class Registry:
         # Nobody answering means that nobody is known to serve it: committed all the same, and followed by polling.
         return applied or [Applied("unknown", -1, 0)]
 
-    async def _describe(self) -> list[ReplicaStatus]:
+    async def _describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         try:
-            return await asyncio.wait_for(self._replicas.describe(), DESCRIBE_WITHIN_S)
+            return await asyncio.wait_for(self._replicas.describe(names), DESCRIBE_WITHIN_S)
         except TimeoutError:
             return []
 
@@ -341,7 +388,27 @@ def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[
         for number, row in entry.versions.items()
     }
     config = None if listed.config is None else AdapterConfig.from_json(listed.config)
-    return Shown(name, entry, config, resident, sum(status.requests.get(name, 0) for status in statuses), history)
+    uses = [status.uses[name] for status in statuses if name in status.uses]
+    last = datetime.fromtimestamp(max(use.last_s for use in uses), UTC).isoformat(timespec="seconds") if uses else None
+    return Shown(
+        name,
+        entry,
+        config,
+        resident,
+        requests=sum(use.requests for use in uses),
+        last_used_at=last,
+        shadow_rows=_shadow_rows(name, entry, statuses),
+        history=history,
+    )
+
+
+def _shadow_rows(name: str, entry: Entry, statuses: Sequence[ReplicaStatus]) -> dict[str, int] | None:
+    if entry.split is None or entry.split.shadow is None:
+        return None
+    counted: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
+    for status in statuses:
+        counted.update(status.shadows.get(name, {}))
+    return dict(counted)
 
 
 def _lagging(applied: Sequence[Applied], generation: int) -> tuple[str, ...]:

@@ -109,8 +109,8 @@ class LocalReplicas(Replicas):
             for r in self.replicas
         ]
 
-    async def describe(self) -> list[ReplicaStatus]:
-        return [r.status() for r in self.replicas if r.replica_id not in self.deaf]
+    async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
+        return [r.status(names) for r in self.replicas if r.replica_id not in self.deaf]
 
 
 def with_broken_tensor(adapter: Adapter) -> bytes:

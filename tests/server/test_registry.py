@@ -16,6 +16,7 @@ from server.errors import (
     PreconditionFailedError,
     StorageUnavailableError,
 )
+from server.names import Reference
 from server.registry import Put
 from tests.server.fakes import House, tiny_adapter, with_broken_tensor
 
@@ -180,7 +181,7 @@ async def test_concurrent_puts_of_one_name_are_one_after_another(house: House) -
     assert sorted(result.change.version for result in results) == [1, 2, 3, 4, 5, 6]
     last = max(results, key=lambda result: result.change.generation)
     for replica in house.replicas.replicas:
-        assert (await replica.resolve("x", None, None)).sha256 == last.change.sha256
+        assert (await replica.resolve(Reference("x"), None)).sha256 == last.change.sha256
 
 
 async def test_put_and_delete_of_many_names_leave_no_trace(house: House) -> None:
@@ -231,7 +232,7 @@ async def test_listing_says_where_a_version_is_resident(house: House) -> None:
 
 
 async def test_listing_goes_on_without_an_answer_of_the_replicas(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never() -> list[object]:
+    async def never(names: object) -> list[object]:
         await asyncio.sleep(60)
         return []
 
