@@ -1,7 +1,8 @@
 """The admin routes, everything at and below /v1/adapters: HTTP in front of `server.registry`.
 
     GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}
-    POST /v1/adapters/{name}/activate    PUT /v1/adapters/{name}/split    GET /v1/adapters/{name}/versions/{version}
+    POST /v1/adapters/bulk    POST /v1/adapters/{name}/activate
+    PUT /v1/adapters/{name}/split    GET /v1/adapters/{name}/versions/{version}
 
 A name has one or two segments. An adapter's ETag is the generation of its last change; If-Match holds every write to
 it. Knows nothing of Ray, files or tensors.
@@ -21,10 +22,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import admin_documents, errors
 from server.blobs import MAX_BLOB_BYTES
-from server.error_replies import install_error_handlers, request_id_of
+from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item
+from server.error_replies import as_server_error, error_object, install_error_handlers, request_id_of
 from server.guard import Guard
 from server.json_body import read_json
-from server.names import check_name
+from server.multipart import read_parts
+from server.names import MAX_NAME_CHARACTERS, check_name
 from server.records import Once, Origin, Precondition
 from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
 from server.split import Split
@@ -133,7 +136,7 @@ def make_admin_app(registry: Registry) -> FastAPI:
     app = _app_of(registry)
     install_error_handlers(app)
     app.add_middleware(_FullPaths)
-    app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES)
+    app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES, exceptions={f"{PREFIX}/bulk": MAX_BULK_BYTES})
     return app
 
 
@@ -178,6 +181,27 @@ def _add_routes(app: FastAPI) -> None:
         """
         adapter = await _registry(request).get(check_name(name, param="name"))
         return JSONResponse(_description(adapter), headers=_etag(adapter.entry.generation))
+
+    @app.post(
+        PREFIX + "/bulk",
+        summary="Register many adapters",
+        responses=admin_documents.BULK,
+        openapi_extra=admin_documents.BULK_BODY,
+    )
+    async def put_many(request: Request, query: Annotated[PutQuery, Query()]) -> JSONResponse:
+        """Register up to 1000 safetensors files, each a part of multipart/form-data under the name of its adapter.
+
+        Each is registered or refused by itself, as PUT would; what there is no time for is a 503 in its place, and
+        sending it again is safe. Statuses: 200; 202 not every replica serves them yet; 400 the body ended early, and
+        what came before it may be registered; 413 over 4 GiB; 415; 422 a part without a name, or too many; 503.
+        """
+        content_type = request.headers.get("content-type")
+        parts = read_parts(content_type, request.stream(), max_parts=MAX_BULK_ARTEFACTS)
+        try:
+            result = await Bulk(_registry(request), activate=query.activate, origin=_origin(request)).register(parts)
+        except ClientDisconnect as error:
+            raise errors.MalformedBodyError("the body ended early") from error
+        return JSONResponse(_bulk_reply(result), 202 if result.lagging else 200)
 
     @app.put(
         PREFIX + "/{name:path}/split",
@@ -389,6 +413,34 @@ def _put_reply(name: str, result: Put) -> dict[str, Any]:
         "generation": change.generation,
         "no_effect": result.no_effect,
         "lagging": list(result.lagging),
+    }
+
+
+def _bulk_reply(result: BulkResult) -> dict[str, Any]:
+    results = [_item_reply(item) for item in result.items]
+    failed = sum("error" in reply for reply in results)
+    return {
+        "results": results,
+        "registered": len(results) - failed,
+        "failed": failed,
+        "lagging": list(result.lagging),
+    }
+
+
+def _item_reply(item: Item) -> dict[str, Any]:
+    if isinstance(item.outcome, Exception):
+        error = as_server_error(item.outcome)
+        name = item.name if len(item.name) <= MAX_NAME_CHARACTERS else errors.quoted(item.name)
+        return {"name": name, "status": error.status, "error": {**error.details, **error_object(error)}}
+    change = item.outcome
+    return {
+        "name": item.name,
+        "status": 201 if change.is_new else 200,
+        "version": change.version,
+        "sha256": change.sha256,
+        "active": change.is_active,
+        "generation": change.generation,
+        "no_effect": change.no_effect,
     }
 
 

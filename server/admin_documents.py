@@ -6,7 +6,7 @@ Data only; `server.admin` attaches it to the routes.
 from typing import Any
 
 from adakron.errors import BankFullError, BaseMismatchError, ShapeError
-from server.error_replies import as_server_error
+from server.error_replies import as_server_error, error_object
 from server.errors import (
     AdapterNotFoundError,
     BodyTooLargeError,
@@ -50,7 +50,7 @@ _SUMMARY = {
     "tier": "device",
     "requests": 4711,
     "last_used_at": "2026-11-23T16:02:11+00:00",
-    "split": {"weights": {"1": 90, "2": 10}, "shadow": None},
+    "split": {"weights": {"1": 90, "2": 10}, "shadow": 3},
 }
 _VERSION = {
     "version": 2,
@@ -75,7 +75,7 @@ _EVENT = {
 _ADAPTER = {
     **_SUMMARY,
     "versions": [_VERSION],
-    "shadow_rows": None,
+    "shadow_rows": {"same": 990, "different": 10, "failed": 0, "dropped": 0},
     "config": {"bottleneck": 48, "factor": 4, "order": "a2_a1"},
     "history": [_EVENT],
 }
@@ -131,9 +131,37 @@ ACTIVATE: Responses = {
 _SPLIT: dict[str, Any] = {
     "name": "acme/spam",
     "weights": {"1": 90, "2": 10},
-    "shadow": None,
+    "shadow": 3,
     "generation": 18,
     "lagging": [],
+}
+_ITEM = {"name": "acme/spam", "status": 201, "version": 1, "sha256": _SHA256, "active": True, "generation": 18}
+_REFUSED = {
+    "name": "acme/ham",
+    "status": 422,
+    "error": {
+        "tensor": "head.weight",
+        "expected": "[2, 384]",
+        "found": "[3, 384]",
+        **error_object(as_server_error(ShapeError("head.weight: expected shape [2, 384]; found [3, 384]"))),
+    },
+}
+_BULK: dict[str, Any] = {
+    "results": [{**_ITEM, "no_effect": False}, _REFUSED],
+    "registered": 1,
+    "failed": 1,
+    "lagging": [],
+}
+BULK: Responses = {
+    200: json_answer("Each is registered, or refused in its place.", {"some": _BULK}),
+    202: json_answer(_LAGGING, {"lagging": {**_BULK, "lagging": ["9xq0c"]}}),
+    **native_errors(*_EDGE),
+}
+BULK_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": {"type": "object", "additionalProperties": _BINARY}}},
+    }
 }
 SPLIT: Responses = {
     200: json_answer("Calls are shared out so.", {"split": _SPLIT}),

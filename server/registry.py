@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,10 +21,11 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from adakron import Adapter, AdapterConfig
+from adakron.errors import AdaKronError
 from server.blobs import BlobStore, Freed, StagedBlob
 from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
-from server.records import Change, Entry, Event, Listed, Once, Origin, Precondition, Removal, SplitChange
+from server.records import Addition, Change, Entry, Event, Listed, Once, Origin, Precondition, Removal, SplitChange
 from server.replica import Applied, ReplicaStatus
 from server.shadow import VERDICTS
 from server.split import Split
@@ -58,6 +60,14 @@ class Replicas(Protocol):
     async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         """What those that answer say of these adapters."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An upload that arrived whole, and the valid name it is for."""
+
+    name: str
+    staged: StagedBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +161,26 @@ class Registry:
         Raises BodyTooLargeError, the FormatError family, ConfigError, BaseMismatchError, GoldenMismatchError,
         BankFullError, PreconditionFailedError, ConflictError; NotReadyError if no replica could prove it in time.
         """
-        staged = await asyncio.to_thread(self._blobs.stage)
+        staged = await self.stage()
         try:
             await _receive(staged, chunks)
         except BaseException:
             staged.close()
             raise
         return await self._to_its_end(self._register(name, staged, activate, if_match, origin, once))
+
+    async def stage(self) -> StagedBlob:
+        """A file for an upload; whoever calls closes it."""
+        return await asyncio.to_thread(self._blobs.stage)
+
+    async def put_group(
+        self, candidates: Sequence[Candidate], *, activate: bool, origin: Origin
+    ) -> tuple[list[Change | AdaKronError | ServerError], tuple[str, ...]]:
+        """Register each candidate or say why not, in their order; and the replicas that lag behind them.
+
+        Those that pass are committed together and become visible together. Whoever calls closes what was staged.
+        """
+        return await self._to_its_end(self._register_group(candidates, activate, origin))
 
     async def activate(
         self,
@@ -284,6 +307,49 @@ class Registry:
                     await self._collect({sha256})
                 applied = await self._broadcast(change.generation, deadline_s)
         return Put(change, bool(proof["no_effect"]), _lagging(applied, change.generation))
+
+    async def _register_group(
+        self, candidates: Sequence[Candidate], activate: bool, origin: Origin
+    ) -> tuple[list[Change | AdaKronError | ServerError], tuple[str, ...]]:
+        deadline_s = time.monotonic() + self._answer_within_s
+        pinned = [candidate.staged.sha256 for candidate in candidates]
+        async with AsyncExitStack() as locks:
+            for name in sorted(
+                {candidate.name for candidate in candidates}
+            ):  # in one order, or two groups wait for ever
+                await locks.enter_async_context(self._name_lock(name))
+            self._pinned.update(pinned)
+            try:
+                admitted = await asyncio.gather(*(self._admit(candidate, deadline_s) for candidate in candidates))
+                additions = [one for one in admitted if isinstance(one, Addition)]
+                add = partial(
+                    self._catalogue.add_versions, activate=activate, is_stored=self._blobs.__contains__, origin=origin
+                )
+                changes = await asyncio.to_thread(add, additions) if additions else []
+            except ServerError as error:  # of the catalogue: none of the group is registered
+                return [error for _ in candidates], ()
+            finally:
+                self._pinned.subtract(pinned)
+                await self._collect(set(pinned))
+            generation = max((change.generation for change in changes), default=0)
+            applied = await self._broadcast(generation, deadline_s) if changes else []
+        registered = iter(changes)
+        outcomes = [next(registered) if isinstance(one, Addition) else one for one in admitted]
+        return outcomes, _lagging(applied, generation)
+
+    async def _admit(self, candidate: Candidate, deadline_s: float) -> Addition | AdaKronError | ServerError:
+        """Validate, publish and prove one upload, or say what is wrong with it."""
+        staged = candidate.staged
+        try:
+            async with self._validating:
+                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
+                async with self._blob_lock:
+                    await asyncio.to_thread(staged.keep)
+            proof = await self._prove(staged.sha256, deadline_s)
+        except (AdaKronError, ServerError) as error:
+            return error
+        config = adapter.config.to_json()
+        return Addition(candidate.name, staged.sha256, staged.size_bytes, config, bool(proof["no_effect"]))
 
     async def _activate(self, name: str, write: Callable[[], Change]) -> Activated:
         async with self._name_lock(name):

@@ -375,6 +375,7 @@ def test_openapi_names_every_route_with_its_errors() -> None:
         AT + "/{name}": ["delete", "get", "put"],
         AT + "/{name}/activate": ["post"],
         AT + "/{name}/split": ["put"],
+        AT + "/bulk": ["post"],
         AT + "/{name}/versions/{version}": ["get"],
     }
     put_responses = paths[AT + "/{name}"]["put"]["responses"]
