@@ -22,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,11 @@ def _check(url: str, blobs_dir: Path, before: Snapshot, lines: list[dict[str, An
     blobs = BlobStore(blobs_dir)
     with state.opened(url, blobs) as catalogue:
         after = catalogue.snapshot()
+        for sha256 in after.sha256s():
+            try:
+                blobs.read(sha256)
+            except ServerError as error:
+                raise BrokenPromiseError(f"a committed version has no bytes: {error}") from error
         acknowledged = max([before.generation, *(line["generation"] for line in lines)])
         if after.generation < acknowledged:
             raise BrokenPromiseError(f"generation {acknowledged} was acknowledged, {after.generation} is there")
@@ -176,11 +181,6 @@ def _check(url: str, blobs_dir: Path, before: Snapshot, lines: list[dict[str, An
             raise BrokenPromiseError(
                 f"{len(besides)} changes were never acknowledged, with {len(NAMES)} under way at most"
             )
-        for sha256 in after.sha256s():
-            try:
-                blobs.read(sha256)
-            except ServerError as error:
-                raise BrokenPromiseError(f"a committed version has no bytes: {error}") from error
         stored = {sha256 for sha256, _ in blobs.stored()}
         if stored != after.sha256s():
             raise BrokenPromiseError(f"{len(stored - after.sha256s())} stored files belong to no version")
@@ -190,21 +190,28 @@ def _check(url: str, blobs_dir: Path, before: Snapshot, lines: list[dict[str, An
 
 
 def _plant_commit_first(registry: Registry, catalogue: Catalogue) -> None:
-    real_stage = registry._blobs.stage
+    waiting: dict[str, list[Callable[[], str]]] = {}
+    real_stage, real_add = registry._blobs.stage, catalogue.add_version
 
     def stage() -> Any:
         staged = real_stage()
         real_keep = staged.keep
 
         def keep() -> str:
-            catalogue.add_version("a", staged.sha256, staged.size_bytes)
-            time.sleep(0.005)
-            return real_keep()
+            waiting.setdefault(staged.sha256, []).append(real_keep)
+            return staged.sha256
 
         staged.keep = keep  # type: ignore[method-assign]
         return staged
 
+    def add_version(name: str, sha256: str, size_bytes: int, **options: Any) -> Any:
+        change = real_add(name, sha256, size_bytes, **{**options, "is_stored": None})
+        time.sleep(0.005)
+        waiting[sha256].pop()()
+        return change
+
     registry._blobs.stage = stage  # type: ignore[method-assign]
+    catalogue.add_version = add_version  # type: ignore[method-assign]
 
 
 def main() -> int:
