@@ -36,17 +36,31 @@ def running_server(
 
     Raises ServerFailedError.
     """
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="adakron-load-") as state_dir, log.open("wb") as output:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ADAKRON_")}
-        environment |= {
-            "ADAKRON_HOST": "127.0.0.1",
-            "ADAKRON_PORT": str(port),
-            "ADAKRON_REPLICAS": str(replicas),
-            "ADAKRON_STATE_DIR": state_dir,
-        }
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="adakron-load-") as state_dir:
+        process = launch(log, port=port, replicas=replicas, state_dir=Path(state_dir), command=command)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_ready(process, url, log, ready_within_s)
+            yield url
+        finally:
+            _stop(process, log, stop_within_s)
+
+
+def launch(
+    log: Path, *, port: int, replicas: int, state_dir: Path, command: Sequence[str] = COMMAND
+) -> subprocess.Popen[bytes]:
+    """Start a server on loopback and do not wait for it; whoever calls stops it. What it prints goes to `log`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ADAKRON_")}
+    environment |= {
+        "ADAKRON_HOST": "127.0.0.1",
+        "ADAKRON_PORT": str(port),
+        "ADAKRON_REPLICAS": str(replicas),
+        "ADAKRON_STATE_DIR": str(state_dir),
+    }
+    with log.open("wb") as output:
         # A session of its own: an interrupt from the keyboard reaches us alone, and we stop the server in order.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=PROJECT,
             env=environment,
@@ -55,15 +69,10 @@ def running_server(
             stderr=output,
             start_new_session=True,
         )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_until_ready(process, url, log, ready_within_s)
-            yield url
-        finally:
-            _stop(process, log, stop_within_s)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, within_s: float) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, within_s: float) -> None:
+    """Wait for /readyz. Raises ServerFailedError."""
     deadline_s = time.monotonic() + within_s
     with httpx.Client(base_url=url, timeout=2.0, trust_env=False) as client:
         while time.monotonic() < deadline_s:
@@ -97,7 +106,8 @@ def _last_lines(log: Path) -> str:
     return "".join(f"\n  | {line}" for line in lines)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,17 +1,20 @@
 """The admin routes, everything at and below /v1/adapters: HTTP in front of `server.registry`.
 
-    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}    POST /v1/adapters/{name}/activate
+    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}
+    POST /v1/adapters/bulk    POST /v1/adapters/{name}/activate
+    PUT /v1/adapters/{name}/split    GET /v1/adapters/{name}/versions/{version}
 
 A name has one or two segments. An adapter's ETag is the generation of its last change; If-Match holds every write to
 it. Knows nothing of Ray, files or tensors.
 """
 
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any, Self
 
 from fastapi import FastAPI, Header, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -19,22 +22,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import admin_documents, errors
 from server.blobs import MAX_BLOB_BYTES
-from server.catalogue import Precondition
-from server.error_replies import install_error_handlers
+from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item
+from server.error_replies import as_server_error, error_object, install_error_handlers, request_id_of
 from server.guard import Guard
 from server.json_body import read_json
-from server.names import check_name
-from server.registry import Activated, Deleted, Listed, Put, Registry
+from server.multipart import read_parts
+from server.names import MAX_NAME_CHARACTERS, check_name
+from server.records import Once, Origin, Precondition
+from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
+from server.split import Split
 from server.validation import invalid_request
 
 PREFIX = "/v1/adapters"
 MAX_VERSION = 999_999_999
 MAX_PAGE = 1000
 LISTED_LABELS = 256
+MAX_SPLIT_VERSIONS = 16
 
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 Name = Annotated[str, Path(description="one or two segments, such as `sst2` or `acme/spam`")]
 IfMatch = Annotated[str | None, Header(description="an ETag: refuse with 412 unless it is the adapter's")]
+OnceKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="any text of the client's own: the same request under the same key is done once, for a day",
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -66,6 +82,26 @@ class ActivateRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     version: Version
+
+
+class SplitRequest(BaseModel):
+    """How the calls to the bare name are shared out: percentages that are 100 in all; and a version to compare with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    weights: Annotated[
+        dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,8}$")], Annotated[int, Field(ge=1, le=100)]],
+        Field(max_length=MAX_SPLIT_VERSIONS),
+    ] = Field(default_factory=dict, description="version -> percent; none: all to the active version")
+    shadow: Version | None = Field(None, description="its answers are compared and counted, and never returned")
+
+    @model_validator(mode="after")
+    def _be_whole(self) -> Self:
+        if self.weights and sum(self.weights.values()) != 100:
+            raise ValueError(f"the weights are {sum(self.weights.values())} in all, and should be 100")
+        if not self.weights and self.shadow is None:
+            raise ValueError("should have weights, a shadow, or both")
+        return self
 
 
 class _AdminRoute(APIRoute):
@@ -100,7 +136,7 @@ def make_admin_app(registry: Registry) -> FastAPI:
     app = _app_of(registry)
     install_error_handlers(app)
     app.add_middleware(_FullPaths)
-    app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES)
+    app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES, exceptions={f"{PREFIX}/bulk": MAX_BULK_BYTES})
     return app
 
 
@@ -128,6 +164,15 @@ def _add_routes(app: FastAPI) -> None:
         page, following = await _registry(request).page(query.limit, after)
         return JSONResponse({"adapters": [_summary(adapter) for adapter in page], "next": following})
 
+    @app.get(PREFIX + "/{name:path}/versions/{version}", summary="Fetch an artefact", responses=admin_documents.FETCH)
+    async def fetch_version(request: Request, name: Name, version: Version) -> Response:
+        """Answer with the safetensors file of one version, the very bytes that were registered.
+
+        Statuses: 200; 404; 422; 503 the file is damaged or cannot be read.
+        """
+        sha256, data = await _registry(request).fetch(check_name(name, param="name"), version)
+        return Response(data, headers={"etag": f'"{sha256}"'}, media_type="application/octet-stream")
+
     @app.get(PREFIX + "/{name:path}", summary="Show one adapter", responses=admin_documents.GET)
     async def get_adapter(request: Request, name: Name) -> JSONResponse:
         """One adapter with its versions, its configuration, and which replicas hold it.
@@ -137,6 +182,58 @@ def _add_routes(app: FastAPI) -> None:
         adapter = await _registry(request).get(check_name(name, param="name"))
         return JSONResponse(_description(adapter), headers=_etag(adapter.entry.generation))
 
+    @app.post(
+        PREFIX + "/bulk",
+        summary="Register many adapters",
+        responses=admin_documents.BULK,
+        openapi_extra=admin_documents.BULK_BODY,
+    )
+    async def put_many(request: Request, query: Annotated[PutQuery, Query()]) -> JSONResponse:
+        """Register up to 1000 safetensors files, each a part of multipart/form-data under the name of its adapter.
+
+        Each is registered or refused by itself, as PUT would; what there is no time for is a 503 in its place, and
+        sending it again is safe. Statuses: 200; 202 not every replica serves them yet; 400 the body ended early, and
+        what came before it may be registered; 413 over 4 GiB; 415; 422 a part without a name, or too many; 503.
+        """
+        content_type = request.headers.get("content-type")
+        parts = read_parts(content_type, request.stream(), max_parts=MAX_BULK_ARTEFACTS)
+        try:
+            result = await Bulk(_registry(request), activate=query.activate, origin=_origin(request)).register(parts)
+        except ClientDisconnect as error:
+            raise errors.MalformedBodyError("the body ended early") from error
+        return JSONResponse(_bulk_reply(result), 202 if result.lagging else 200)
+
+    @app.put(
+        PREFIX + "/{name:path}/split",
+        summary="Share calls out among versions",
+        responses=admin_documents.SPLIT,
+        openapi_extra=_SPLIT_BODY,
+    )
+    async def split_versions(
+        request: Request, name: Name, if_match: IfMatch = None, key: OnceKey = None
+    ) -> JSONResponse:
+        """Send percentages of the calls to the bare name to versions of it, and compare with a shadow version.
+
+        Calls with the same X-Route-Key stay on one version. Activating a version ends the split.
+        Statuses: 200; 202 not every replica has followed yet; 400; 404; 409 without weights and nothing is active;
+        412; 415; 422; 503.
+        """
+        check_name(name, param="name")
+        try:
+            body = SplitRequest.model_validate(await read_json(request))
+        except ValidationError as error:
+            raise invalid_request(error.errors()) from error
+        split = Split({int(version): weight for version, weight in body.weights.items()}, body.shadow)
+        result = await _registry(request).split(
+            name,
+            split,
+            if_match=_precondition(if_match),
+            origin=_origin(request),
+            once=_once(key, "split", name, split.to_json(), if_match),
+        )
+        reply = _split_reply(name, result)
+        return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
+
     @app.put(
         PREFIX + "/{name:path}",
         summary="Register or replace an adapter",
@@ -144,7 +241,11 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=admin_documents.FILE_BODY,
     )
     async def put_adapter(
-        request: Request, name: Name, query: Annotated[PutQuery, Query()], if_match: IfMatch = None
+        request: Request,
+        name: Name,
+        query: Annotated[PutQuery, Query()],
+        if_match: IfMatch = None,
+        key: OnceKey = None,
     ) -> JSONResponse:
         """Register the safetensors file in the body, as it is, as a new version; and activate it.
 
@@ -157,7 +258,12 @@ def _add_routes(app: FastAPI) -> None:
         _check_upload_headers(request)
         try:
             result = await _registry(request).put(
-                name, request.stream(), activate=query.activate, if_match=_precondition(if_match)
+                name,
+                request.stream(),
+                activate=query.activate,
+                if_match=_precondition(if_match),
+                origin=_origin(request),
+                once=_once(key, "PUT", name, str(query.activate), if_match),
             )
         except ClientDisconnect as error:
             raise errors.MalformedBodyError("the body ended early") from error
@@ -166,7 +272,11 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.delete(PREFIX + "/{name:path}", summary="Delete an adapter or one version", responses=admin_documents.DELETE)
     async def delete_adapter(
-        request: Request, name: Name, query: Annotated[DeleteQuery, Query()], if_match: IfMatch = None
+        request: Request,
+        name: Name,
+        query: Annotated[DeleteQuery, Query()],
+        if_match: IfMatch = None,
+        key: OnceKey = None,
     ) -> JSONResponse:
         """Delete a name with all its versions, or one version that is not active. Requests under way still finish.
 
@@ -174,7 +284,11 @@ def _add_routes(app: FastAPI) -> None:
         422; 503.
         """
         result = await _registry(request).delete(
-            check_name(name, param="name"), query.version, if_match=_precondition(if_match)
+            check_name(name, param="name"),
+            query.version,
+            if_match=_precondition(if_match),
+            origin=_origin(request),
+            once=_once(key, "DELETE", name, str(query.version), if_match),
         )
         return JSONResponse(_delete_reply(name, result), 202 if result.lagging else 200)
 
@@ -184,7 +298,9 @@ def _add_routes(app: FastAPI) -> None:
         responses=admin_documents.ACTIVATE,
         openapi_extra=_ACTIVATE_BODY,
     )
-    async def activate_version(request: Request, name: Name, if_match: IfMatch = None) -> JSONResponse:
+    async def activate_version(
+        request: Request, name: Name, if_match: IfMatch = None, key: OnceKey = None
+    ) -> JSONResponse:
         """Let the bare name answer with a kept version, at once for new requests; those under way finish on theirs.
 
         Statuses: 200; 202 not every replica has followed yet; 400; 404; 412; 415; 422; 503.
@@ -194,7 +310,13 @@ def _add_routes(app: FastAPI) -> None:
             body = ActivateRequest.model_validate(await read_json(request))
         except ValidationError as error:
             raise invalid_request(error.errors()) from error
-        result = await _registry(request).activate(name, body.version, if_match=_precondition(if_match))
+        result = await _registry(request).activate(
+            name,
+            body.version,
+            if_match=_precondition(if_match),
+            origin=_origin(request),
+            once=_once(key, "activate", name, str(body.version), if_match),
+        )
         reply = _activate_reply(name, result)
         return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
 
@@ -223,11 +345,20 @@ def _precondition(if_match: str | None) -> Precondition:
     return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 19)
 
 
+def _origin(request: Request) -> Origin:
+    source = None if request.client is None else request.client.host[:64]
+    return Origin(source=source, request_id=request_id_of(request.scope))
+
+
+def _once(key: str | None, *asked: str | None) -> Once | None:
+    return None if key is None else Once(key, request_hash(*(str(part) for part in asked)))
+
+
 def _etag(generation: int) -> dict[str, str]:
     return {"etag": f'"{generation}"'}
 
 
-def _summary(adapter: Listed) -> dict[str, Any]:
+def _summary(adapter: Shown) -> dict[str, Any]:
     entry, config = adapter.entry, adapter.config
     active = entry.versions[entry.active] if entry.active is not None else None
     return {
@@ -242,11 +373,14 @@ def _summary(adapter: Listed) -> dict[str, Any]:
         "num_labels": config.num_labels if config else None,
         "labels": list(config.label_names[:LISTED_LABELS]) if config else [],
         "resident": list(adapter.resident[entry.active]) if entry.active is not None else [],
+        "tier": "device" if entry.active is not None and adapter.resident[entry.active] else "store",
         "requests": adapter.requests,
+        "last_used_at": adapter.last_used_at,
+        "split": None if entry.split is None else entry.split.to_dict(),
     }
 
 
-def _description(adapter: Listed) -> dict[str, Any]:
+def _description(adapter: Shown) -> dict[str, Any]:
     entry = adapter.entry
     versions = [
         {
@@ -254,12 +388,19 @@ def _description(adapter: Listed) -> dict[str, Any]:
             "sha256": row.sha256,
             "size_bytes": row.size_bytes,
             "created_at": row.created_at,
+            "no_effect": row.no_effect,
             "active": number == entry.active,
             "resident": list(adapter.resident[number]),
         }
         for number, row in entry.versions.items()
     ]
-    return {**_summary(adapter), "versions": versions, "config": adapter.config.to_dict() if adapter.config else None}
+    return {
+        **_summary(adapter),
+        "versions": versions,
+        "shadow_rows": adapter.shadow_rows,
+        "config": adapter.config.to_dict() if adapter.config else None,
+        "history": [asdict(event) for event in adapter.history],
+    }
 
 
 def _put_reply(name: str, result: Put) -> dict[str, Any]:
@@ -275,6 +416,34 @@ def _put_reply(name: str, result: Put) -> dict[str, Any]:
     }
 
 
+def _bulk_reply(result: BulkResult) -> dict[str, Any]:
+    results = [_item_reply(item) for item in result.items]
+    failed = sum("error" in reply for reply in results)
+    return {
+        "results": results,
+        "registered": len(results) - failed,
+        "failed": failed,
+        "lagging": list(result.lagging),
+    }
+
+
+def _item_reply(item: Item) -> dict[str, Any]:
+    if isinstance(item.outcome, Exception):
+        error = as_server_error(item.outcome)
+        name = item.name if len(item.name) <= MAX_NAME_CHARACTERS else errors.quoted(item.name)
+        return {"name": name, "status": error.status, "error": {**error.details, **error_object(error)}}
+    change = item.outcome
+    return {
+        "name": item.name,
+        "status": 201 if change.is_new else 200,
+        "version": change.version,
+        "sha256": change.sha256,
+        "active": change.is_active,
+        "generation": change.generation,
+        "no_effect": change.no_effect,
+    }
+
+
 def _activate_reply(name: str, result: Activated) -> dict[str, Any]:
     change = result.change
     return {
@@ -287,17 +456,42 @@ def _activate_reply(name: str, result: Activated) -> dict[str, Any]:
     }
 
 
+def _split_reply(name: str, result: Divided) -> dict[str, Any]:
+    change = result.change
+    return {
+        "name": name,
+        **change.split.to_dict(),
+        "generation": change.generation,
+        "lagging": list(result.lagging),
+    }
+
+
 def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
     return {
         "name": name,
         "versions": list(result.versions),
-        # Adapters are held by the engine alone: between disk and device there is no copy of ours to free.
-        "freed_bytes": {"device": result.device_bytes, "host": 0, "disk": result.disk_bytes},
+        "freed_bytes": {
+            "device": result.device_bytes,
+            "host": 0,  # adapters are held by the engine alone: between disk and device there is no copy to free
+            "disk": result.freed.disk_bytes,
+            "remote": result.freed.remote_bytes,
+        },
         "generation": result.generation,
         "lagging": list(result.lagging),
     }
 
 
+_SPLIT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": SplitRequest.model_json_schema(),
+                "example": {"weights": {"3": 90, "4": 10}, "shadow": 5},
+            }
+        },
+    }
+}
 _ACTIVATE_BODY = {
     "requestBody": {
         "required": True,

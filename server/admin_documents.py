@@ -6,7 +6,7 @@ Data only; `server.admin` attaches it to the routes.
 from typing import Any
 
 from adakron.errors import BankFullError, BaseMismatchError, ShapeError
-from server.error_replies import as_server_error
+from server.error_replies import as_server_error, error_object
 from server.errors import (
     AdapterNotFoundError,
     BodyTooLargeError,
@@ -23,7 +23,7 @@ from server.errors import (
     UriTooLongError,
     VersionNotFoundError,
 )
-from server.openapi import Responses, json_answer, native_errors
+from server.openapi import EXAMPLE_REQUEST_ID, Responses, json_answer, native_errors
 
 _SHA256 = "9f2c51cf6c3b6a1f5b8e2d4a7c9e0f13a5b7c9d1e3f5a7b9c1d3e5f7a9b1c3d5"
 _ACTIVATED = {"name": "acme/spam", "version": 2, "sha256": _SHA256, "active": True, "generation": 17, "lagging": []}
@@ -31,7 +31,7 @@ _REGISTERED = {**_ACTIVATED, "no_effect": False}
 _DELETED = {
     "name": "acme/spam",
     "versions": [1, 2],
-    "freed_bytes": {"device": 2_412_300, "host": 0, "disk": 2_412_300},
+    "freed_bytes": {"device": 2_412_300, "host": 0, "disk": 2_412_300, "remote": 0},
     "generation": 18,
     "lagging": [],
 }
@@ -47,7 +47,10 @@ _SUMMARY = {
     "num_labels": 2,
     "labels": ["ham", "spam"],
     "resident": ["3fk2a", "9xq0c"],
+    "tier": "device",
     "requests": 4711,
+    "last_used_at": "2026-11-23T16:02:11+00:00",
+    "split": {"weights": {"1": 90, "2": 10}, "shadow": 3},
 }
 _VERSION = {
     "version": 2,
@@ -55,9 +58,27 @@ _VERSION = {
     "size_bytes": 1_206_150,
     "created_at": "2026-11-23T15:54:09+00:00",
     "active": True,
+    "no_effect": False,
     "resident": ["3fk2a", "9xq0c"],
 }
-_ADAPTER = {**_SUMMARY, "versions": [_VERSION], "config": {"bottleneck": 48, "factor": 4, "order": "a2_a1"}}
+_EVENT = {
+    "at": "2026-11-23T15:54:09+00:00",
+    "generation": 17,
+    "action": "register",
+    "version": 2,
+    "sha256": _SHA256,
+    "active_version": 2,
+    "key_id": None,
+    "source": "127.0.0.1",
+    "request_id": EXAMPLE_REQUEST_ID,
+}
+_ADAPTER = {
+    **_SUMMARY,
+    "versions": [_VERSION],
+    "shadow_rows": {"same": 990, "different": 10, "failed": 0, "dropped": 0},
+    "config": {"bottleneck": 48, "factor": 4, "order": "a2_a1"},
+    "history": [_EVENT],
+}
 
 _EDGE: tuple[ServerError, ...] = (
     BodyTooLargeError("the body has more than 67108864 bytes, the most that is read here"),
@@ -75,6 +96,7 @@ _WRITE: tuple[ServerError, ...] = (
 )
 _UNKNOWN = AdapterNotFoundError("no adapter 'acme/span'", param="name", hint="GET /v1/adapters lists the names")
 _UNKNOWN_VERSION = VersionNotFoundError("adapter 'acme/spam' has no version 9", param="version")
+_BINARY = {"type": "string", "format": "binary"}
 _LAGGING = "Done; the replicas named are not there yet, and will be by themselves."
 
 LIST: Responses = {
@@ -106,9 +128,53 @@ ACTIVATE: Responses = {
     202: json_answer(_LAGGING, {"lagging": {**_ACTIVATED, "lagging": ["9xq0c"]}}),
     **native_errors(*_WRITE, _UNKNOWN, _UNKNOWN_VERSION),
 }
+_SPLIT: dict[str, Any] = {
+    "name": "acme/spam",
+    "weights": {"1": 90, "2": 10},
+    "shadow": 3,
+    "generation": 18,
+    "lagging": [],
+}
+_ITEM = {"name": "acme/spam", "status": 201, "version": 1, "sha256": _SHA256, "active": True, "generation": 18}
+_REFUSED = {
+    "name": "acme/ham",
+    "status": 422,
+    "error": {
+        "tensor": "head.weight",
+        "expected": "[2, 384]",
+        "found": "[3, 384]",
+        **error_object(as_server_error(ShapeError("head.weight: expected shape [2, 384]; found [3, 384]"))),
+    },
+}
+_BULK: dict[str, Any] = {
+    "results": [{**_ITEM, "no_effect": False}, _REFUSED],
+    "registered": 1,
+    "failed": 1,
+    "lagging": [],
+}
+BULK: Responses = {
+    200: json_answer("Each is registered, or refused in its place.", {"some": _BULK}),
+    202: json_answer(_LAGGING, {"lagging": {**_BULK, "lagging": ["9xq0c"]}}),
+    **native_errors(*_EDGE),
+}
+BULK_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": {"type": "object", "additionalProperties": _BINARY}}},
+    }
+}
+SPLIT: Responses = {
+    200: json_answer("Calls are shared out so.", {"split": _SPLIT}),
+    202: json_answer(_LAGGING, {"lagging": {**_SPLIT, "lagging": ["9xq0c"]}}),
+    **native_errors(*_WRITE, _UNKNOWN, _UNKNOWN_VERSION, ConflictError("no version of acme/spam is active")),
+}
+FETCH: Responses = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {"schema": _BINARY}}},
+    **native_errors(*_EDGE, _UNKNOWN, _UNKNOWN_VERSION),
+}
 FILE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": {"schema": _BINARY}},
     }
 }

@@ -89,13 +89,15 @@ def _add_classify(app: FastAPI, service: Service) -> None:
         """Run texts through one adapter, several, or one named per text.
 
         A text that cannot be classified is an error in its place, and `errors` counts those; where none succeeded the
-        whole call has the first one's status. `name@3` pins a version. The deadline is the header X-Timeout-S.
+        whole call has the first one's status. `name@3` or `name@sha256:...` pins a version; calls with one X-Route-Key
+        stay on one version of a split. The deadline is the header X-Timeout-S.
 
         Statuses: 200, 400, 404, 413, 414, 415, 422, 429, 431, 503, 504.
         """
         timeout_s = _timeout_s(request.headers.get("x-timeout-s"))
         parsed = parse_classify_request(await read_json(request))
-        classified = await service.classify(parsed, timeout_s=timeout_s)
+        route_key = request.headers.get("x-route-key")
+        classified = await service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
         body = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
         return Response(body, headers=_headers(classified), media_type="application/json")
 

@@ -11,16 +11,24 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from server.errors import BodyTooLargeError, StorageFullError, StorageUnavailableError
 
 MAX_BLOB_BYTES = 64 * 2**20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Freed(NamedTuple):
+    """Bytes that a delete freed: on this disk, and in a remote store."""
+
+    disk_bytes: int
+    remote_bytes: int = 0
 
 
 class BlobStore:
@@ -49,6 +57,14 @@ class BlobStore:
                 path.unlink()
             return len(stale)
 
+    def stored(self) -> Iterator[tuple[str, float]]:
+        """The sha256 of every blob there is, in no order, and how many seconds ago it was put there."""
+        now_s = time.time()
+        with _storage_errors("list"):
+            for path in self._root.glob("??/*"):
+                if SHA256.fullmatch(path.name):
+                    yield path.name, now_s - path.stat().st_mtime
+
     def stage(self) -> "StagedBlob":
         """Begin an upload. Use as a context manager: what is not kept is removed."""
         if not self._is_healthy:
@@ -69,27 +85,23 @@ class BlobStore:
                         f"blob {sha256[:12]} is not a file of at most {self._max_bytes} bytes"
                     )
                 data = file.read(self._max_bytes + 1)
-        found = hashlib.sha256(data).hexdigest()
-        if found != sha256:
-            raise StorageUnavailableError(
-                f"blob {sha256[:12]} is damaged: its {len(data)} bytes hash to {found[:12]}",
-                hint="upload the adapter again; that replaces the damaged file",
-            )
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise damaged(sha256, data)
         return data
 
-    def delete(self, sha256: str) -> int:
-        """Remove a blob; no error if it is gone already. Returns the bytes freed on disk."""
+    def delete(self, sha256: str) -> Freed:
+        """Remove a blob; no error if it is gone already."""
         path = self._path(sha256)
         with _storage_errors("delete"):
             try:
                 size_bytes = path.stat().st_size
                 path.unlink()
             except FileNotFoundError:
-                return 0
-            return size_bytes
+                return Freed(0)
+            return Freed(size_bytes)
 
     def _path(self, sha256: str) -> Path:
-        if not _SHA256.fullmatch(sha256):
+        if not SHA256.fullmatch(sha256):
             raise ValueError("a blob is named by 64 lower-case hex digits")
         return self._root / sha256[:2] / sha256
 
@@ -113,7 +125,7 @@ class StagedBlob:
     """One upload on its way to the store. Not for concurrent use."""
 
     def __init__(self, path: Path, store: BlobStore, max_bytes: int) -> None:
-        self._path = path
+        self.path = path
         self._store = store
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
@@ -132,7 +144,7 @@ class StagedBlob:
     def close(self) -> None:
         """End the upload; the file goes unless `keep` gave it its name."""
         self._file.close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     @property
     def sha256(self) -> str:
@@ -162,8 +174,16 @@ class StagedBlob:
     def keep(self) -> str:
         """Make it durable under its content's name, over a damaged file of that name too. Returns the sha256."""
         with _storage_errors("write"):
-            self._store._publish(self._path, self._file.fileno(), self.sha256)
+            self._store._publish(self.path, self._file.fileno(), self.sha256)
         return self.sha256
+
+
+def damaged(sha256: str, data: bytes) -> StorageUnavailableError:
+    """For `data` that was found where the blob should be."""
+    return StorageUnavailableError(
+        f"blob {sha256[:12]} is damaged: its {len(data)} bytes hash to {hashlib.sha256(data).hexdigest()[:12]}",
+        hint="upload the adapter again; that replaces the damaged file",
+    )
 
 
 def _open_private(path: str, flags: int) -> int:

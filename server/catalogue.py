@@ -1,331 +1,487 @@
 """Which adapters exist: names, versions, which version is active, and one generation counter over all of it.
 
-    meta       one row: generation, format_version
-    adapters   name -> active_version (None: staged only), changed_generation, deleted
-    versions   (name, version) -> sha256, size_bytes, created_at, state ("kept" or "deleted")
-
-Rows of deleted versions stay as tombstones, which is how a version number is never used twice. One process writes;
-any number read. SQLite in its rollback-journal mode: an acknowledged change survives a power cut. All SQL of the
-server is in this file. Knows nothing of HTTP, files of weights, or the engine.
+Every change is one transaction: the rows, the counter, a line in the log of changes, and the key of a request that may
+be repeated. All SQL of the server is here, its tables in `server.tables`. Knows nothing of HTTP, files of weights, or
+the engine.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import TypeVar
 
-from sqlalchemy import Boolean, Column, Connection, Integer, MetaData, String, Table, create_engine, event, func, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import ColumnElement, Connection, func, select, tuple_
 
+from server.database import Database
 from server.errors import (
     AdapterNotFoundError,
     ConflictError,
     PreconditionFailedError,
-    StorageFullError,
     StorageUnavailableError,
     VersionNotFoundError,
 )
-
-FORMAT_VERSION = 1
-BUSY_TIMEOUT_S = 5
-
-Precondition: TypeAlias = frozenset[int] | Literal["*"] | None
-"""What If-Match asked for: generations of which one must be the adapter's, "*" for any existing adapter, or nothing."""
-
-_metadata = MetaData()
-_meta = Table(
-    "meta",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("generation", Integer, nullable=False),
-    Column("format_version", Integer, nullable=False),
+from server.records import (
+    Addition,
+    Change,
+    Changes,
+    Entry,
+    Event,
+    Listed,
+    Once,
+    Origin,
+    Outcome,
+    Precondition,
+    Removal,
+    Snapshot,
+    SplitChange,
+    VersionRow,
+    outcome_from_json,
+    outcome_to_json,
 )
-_adapters = Table(
-    "adapters",
-    _metadata,
-    Column("name", String(160), primary_key=True),
-    Column("active_version", Integer),
-    Column("changed_generation", Integer, nullable=False),
-    Column("deleted", Boolean, nullable=False),
-)
-_versions = Table(
-    "versions",
-    _metadata,
-    Column("name", String(160), primary_key=True),
-    Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("sha256", String(64), nullable=False, index=True),
-    Column("size_bytes", Integer, nullable=False),
-    Column("created_at", String(32), nullable=False),
-    Column("state", String(16), nullable=False),
-)
+from server.split import Split
+from server.tables import adapters, events, idempotency, meta, versions
 
+# After a day nobody repeats a request.
+REPEATABLE_FOR_S = 24 * 3600
+_NOBODY = Origin()
+_IS_KEPT = versions.c.state == "kept"
 
-@dataclass(frozen=True, slots=True)
-class VersionRow:
-    """One immutable version. created_at is ISO 8601 in UTC, for people; order comes from the numbers."""
-
-    sha256: str
-    size_bytes: int
-    created_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One name. active is None while everything is staged; generation is that of its last change, its ETag."""
-
-    active: int | None
-    versions: Mapping[int, VersionRow]
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The catalogue at one generation, never changed afterwards."""
-
-    generation: int
-    adapters: Mapping[str, Entry]
-
-    def sha256s(self) -> set[str]:
-        """The content of every kept version."""
-        return {row.sha256 for entry in self.adapters.values() for row in entry.versions.values()}
-
-
-EMPTY = Snapshot(0, MappingProxyType({}))
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a write did. is_new: a version was made; is_active: bare name answers with it; generation: the ETag now."""
-
-    version: int
-    sha256: str
-    generation: int
-    is_new: bool
-    is_active: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What a delete removed, and the generation that no longer has it."""
-
-    versions: Mapping[int, VersionRow]
-    generation: int
+O = TypeVar("O", Change, SplitChange, Removal)  # noqa: E741
 
 
 class Catalogue:
-    """The catalogue in one SQLite file.
+    """The catalogue in one database.
 
-    Raises StorageUnavailableError where the file is damaged, newer than this release, locked for 5 s or unreadable,
-    StorageFullError where the disk is full. Every method blocks on the disk: call it off the event loop. Any thread.
+    Besides what each method says, all raise StorageUnavailableError and StorageFullError, as `Database` does. Every
+    method blocks: call it off the event loop. Any thread.
+
+    Writes take `origin`, for the log, and `once`: a request that was done before is not done again, and has the
+    outcome it had. They raise ConflictError where its key came with another request.
     """
 
-    def __init__(self, path: Path, *, is_writer: bool) -> None:
-        """Open; the one writer makes the tables where they are missing and checks the whole file."""
-        self.path = path
-        self._is_writer = is_writer
-        if not is_writer and not path.exists():
-            raise StorageUnavailableError("the catalogue does not exist yet")
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
-        event.listen(self._engine, "connect", self._prepare)
-        event.listen(self._engine, "begin", self._begin)
-        if is_writer:
-            self._initialise()
-        self._check_format()
+    def __init__(self, url: str, *, is_writer: bool) -> None:
+        """Open; a writer makes or migrates the tables."""
+        self._database = Database(url, is_writer=is_writer)
+        self.is_shared = self._database.is_shared
 
     def close(self) -> None:
-        """Close the file; the object is of no use afterwards."""
-        self._engine.dispose()
+        """Close the database; the object is of no use afterwards."""
+        self._database.close()
 
     def generation(self) -> int:
         """The counter alone: what a reader polls."""
-        with self._transaction() as connection:
+        with self._database.read() as connection:
             return _read_generation(connection)
 
     def snapshot(self) -> Snapshot:
         """Everything that is kept, as of one generation."""
-        with self._transaction() as connection:
-            kept: dict[str, dict[int, VersionRow]] = {}
-            for row in connection.execute(select(_versions).where(_versions.c.state == "kept").order_by("version")):
-                kept.setdefault(row.name, {})[row.version] = VersionRow(row.sha256, row.size_bytes, row.created_at)
-            entries = {
-                row.name: Entry(row.active_version, MappingProxyType(kept.get(row.name, {})), row.changed_generation)
-                for row in connection.execute(select(_adapters).where(_adapters.c.deleted.is_(False)).order_by("name"))
-            }
-            return Snapshot(_read_generation(connection), MappingProxyType(entries))
+        changes = self.changes_since(-1)
+        kept = {name: entry for name, entry in changes.adapters.items() if entry is not None}
+        return Snapshot(changes.generation, MappingProxyType(kept))
+
+    def changes_since(self, generation: int) -> Changes:
+        """Every name that changed after `generation`, as it is now."""
+        with self._database.read() as connection:
+            where = adapters.c.changed_generation > generation
+            return Changes(_read_generation(connection), MappingProxyType(_read_entries(connection, where)))
+
+    def page(self, limit: int, after: str = "") -> list[Listed]:
+        """Up to `limit` names in order, beginning behind `after`."""
+        with self._database.read() as connection:
+            query = select(adapters.c.name).where(adapters.c.name > after, adapters.c.deleted.is_(False))
+            names = list(connection.scalars(query.order_by(adapters.c.name).limit(limit)))
+            return _listed(connection, names)
+
+    def get(self, name: str) -> Listed | None:
+        """One name, or None."""
+        with self._database.read() as connection:
+            return next(iter(_listed(connection, [name])), None)
+
+    def history(self, name: str, limit: int) -> list[Event]:
+        """The last changes of a name, newest first, those before it was deleted too."""
+        columns = [column for column in events.c if column.name not in ("seq", "name")]
+        query = select(*columns).where(events.c.name == name).order_by(events.c.seq.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [Event(**row._mapping) for row in connection.execute(query)]
 
     def names_ever_held(self) -> set[str]:
         """Every name that ever existed, deleted ones too."""
-        with self._transaction() as connection:
-            return set(connection.scalars(select(_adapters.c.name)))
+        with self._database.read() as connection:
+            return set(connection.scalars(select(adapters.c.name)))
 
     def is_referenced(self, sha256: str) -> bool:
         """Whether some kept version, of whatever name, has this content."""
-        query = select(_versions.c.name).where(_versions.c.sha256 == sha256, _versions.c.state == "kept").limit(1)
-        with self._transaction() as connection:
-            return connection.execute(query).first() is not None
+        with self._database.read() as connection:
+            return _is_referenced(connection, sha256)
+
+    def referenced(self) -> set[str]:
+        """The content of every kept version."""
+        with self._database.read() as connection:
+            return set(connection.scalars(select(versions.c.sha256).where(_IS_KEPT).distinct()))
+
+    def without_config(self) -> set[str]:
+        """The content of kept versions whose configuration was never written down."""
+        with self._database.read() as connection:
+            query = select(versions.c.sha256).where(_IS_KEPT, versions.c.config.is_(None)).distinct()
+            return set(connection.scalars(query))
+
+    def set_config(self, sha256: str, config: str) -> None:
+        """Write down the configuration that this content has."""
+        with self._database.write() as connection:
+            connection.execute(versions.update().where(versions.c.sha256 == sha256).values(config=config))
+
+    def outcome_of(self, once: Once) -> Outcome | None:
+        """What this request did when it came before; None if it never did. Raises ConflictError for another one."""
+        with self._database.read() as connection:
+            return _read_outcome(connection, once)
 
     def add_version(
-        self, name: str, sha256: str, size_bytes: int, *, activate: bool = True, if_match: Precondition = None
+        self,
+        name: str,
+        sha256: str,
+        size_bytes: int,
+        *,
+        config: str | None = None,
+        no_effect: bool | None = None,
+        activate: bool = True,
+        if_match: Precondition = None,
+        is_stored: Callable[[str], bool] | None = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
     ) -> Change:
-        """Add a version, or find the kept one with the same content. Raises PreconditionFailedError."""
-        with self._transaction() as connection:
-            entry = _read_entry(connection, name)
-            _check_precondition(name, entry, if_match)
-            kept = _read_versions(connection, name) if entry else {}
-            version = next((number for number, row in kept.items() if row.sha256 == sha256), None)
-            is_new = version is None
-            if version is None:
-                version = 1 + (connection.scalar(select(func.max(_versions.c.version)).filter_by(name=name)) or 0)
-                created_at = datetime.now(UTC).isoformat(timespec="seconds")
-                row = {"name": name, "version": version, "sha256": sha256, "size_bytes": size_bytes}
-                connection.execute(_versions.insert().values(**row, created_at=created_at, state="kept"))
-            active = version if activate else (entry.active if entry else None)
-            if entry and not is_new and active == entry.active:
-                return Change(version, sha256, entry.generation, is_new=False, is_active=active == version)
-            generation = _bump(connection)
-            _write_entry(connection, name, active, generation)
-            return Change(version, sha256, generation, is_new=is_new, is_active=active == version)
+        """Add a version, or find the kept one with the same content. Activating ends a split.
 
-    def activate(self, name: str, version: int, *, if_match: Precondition = None) -> Change:
-        """Let the bare name answer with this version.
+        is_stored  asked while no other writer can collect the content; if it says no, nothing is added
+        Raises PreconditionFailedError.
+        """
+        addition = Addition(name, sha256, size_bytes, config, no_effect)
+
+        def add(connection: Connection) -> Change:
+            return _add(connection, [addition], activate, if_match, is_stored, origin)[0]
+
+        return self._write_once(once, add)
+
+    def add_versions(
+        self,
+        additions: Sequence[Addition],
+        *,
+        activate: bool = True,
+        is_stored: Callable[[str], bool] | None = None,
+        origin: Origin = _NOBODY,
+    ) -> list[Change]:
+        """`add_version` for many at once, all or none, in their order; what changes has one generation."""
+        with self._database.write() as connection:
+            return _add(connection, additions, activate, None, is_stored, origin)
+
+    def activate(
+        self,
+        name: str,
+        version: int,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Change:
+        """Let the bare name answer with this version, and with no other: a split ends.
 
         Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError.
         """
-        with self._transaction() as connection:
-            entry, kept = _require_entry(connection, name, if_match)
-            row = _require_version(name, version, kept)
+
+        def write(connection: Connection) -> Change:
+            entry = _require_entry(connection, name, if_match)
+            row = _require_version(name, version, entry)
             generation = entry.generation
-            if entry.active != version:
+            if entry.active != version or entry.split is not None:
                 generation = _bump(connection)
                 _write_entry(connection, name, version, generation)
-            return Change(version, row.sha256, generation, is_new=False, is_active=True)
+                _log(connection, origin, "activate", name, generation, version, row.sha256, version)
+            return Change(version, row.sha256, generation, is_new=False, is_active=True, no_effect=row.no_effect)
 
-    def delete_version(self, name: str, version: int, *, if_match: Precondition = None) -> Removal:
-        """Remove one version that is not active.
+        return self._write_once(once, write)
 
-        Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError; ConflictError for the active one.
+    def split(
+        self,
+        name: str,
+        split: Split,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> SplitChange:
+        """Share the calls to the bare name out among versions; without weights all go to the active one.
+
+        Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError; ConflictError where nothing is
+        active and there are no weights.
         """
-        with self._transaction() as connection:
-            entry, kept = _require_entry(connection, name, if_match)
-            row = _require_version(name, version, kept)
+
+        def write(connection: Connection) -> SplitChange:
+            entry = _require_entry(connection, name, if_match)
+            if not split.weights and entry.active is None:
+                raise ConflictError(f"no version of {name} is active", hint="activate one, or give weights")
+            whole = split if split.weights else Split({entry.active or 0: 100}, split.shadow)
+            for version in sorted(whole.versions()):
+                _require_version(name, version, entry)
+            generation = entry.generation
+            if entry.split is None or entry.split.to_json() != whole.to_json():
+                generation = _bump(connection)
+                _write_entry(connection, name, entry.active, generation, split=whole)
+                _log(connection, origin, "split", name, generation, None, None, entry.active)
+            return SplitChange(whole, generation)
+
+        return self._write_once(once, write)
+
+    def delete_version(
+        self,
+        name: str,
+        version: int,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Removal:
+        """Remove one version that answers no call to the bare name.
+
+        Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError; ConflictError for the active one
+        and for one that a split needs.
+        """
+
+        def write(connection: Connection) -> Removal:
+            entry = _require_entry(connection, name, if_match)
+            row = _require_version(name, version, entry)
             if entry.active == version:
                 raise ConflictError(
                     f"version {version} of {name} is the active one",
                     param="version",
                     hint="activate another version first, or delete the name with all its versions",
                 )
-            this = (_versions.c.name == name) & (_versions.c.version == version)
-            connection.execute(_versions.update().where(this).values(state="deleted"))
+            if entry.split is not None and version in entry.split.versions():
+                raise ConflictError(
+                    f"version {version} of {name} takes part in its split",
+                    param="version",
+                    hint="activate a version, which ends the split, or split without this one",
+                )
+            this = (versions.c.name == name) & (versions.c.version == version)
+            connection.execute(versions.update().where(this).values(state="deleted"))
             generation = _bump(connection)
-            _write_entry(connection, name, entry.active, generation, deleted=len(kept) == 1)
+            is_last = len(entry.versions) == 1
+            _write_entry(connection, name, entry.active, generation, split=entry.split, deleted=is_last)
+            _log(connection, origin, "delete", name, generation, version, row.sha256, entry.active)
             return Removal({version: row}, generation)
 
-    def delete_name(self, name: str, *, if_match: Precondition = None) -> Removal:
+        return self._write_once(once, write)
+
+    def delete_name(
+        self, name: str, *, if_match: Precondition = None, origin: Origin = _NOBODY, once: Once | None = None
+    ) -> Removal:
         """Remove a name with all its versions. Raises AdapterNotFoundError, PreconditionFailedError."""
-        with self._transaction() as connection:
-            _, kept = _require_entry(connection, name, if_match)
-            connection.execute(_versions.update().where(_versions.c.name == name).values(state="deleted"))
+
+        def write(connection: Connection) -> Removal:
+            entry = _require_entry(connection, name, if_match)
+            connection.execute(versions.update().where(versions.c.name == name).values(state="deleted"))
             generation = _bump(connection)
             _write_entry(connection, name, None, generation, deleted=True)
-            return Removal(kept, generation)
+            for version, row in entry.versions.items():
+                _log(connection, origin, "delete", name, generation, version, row.sha256, None)
+            return Removal(dict(entry.versions), generation)
 
-    def _initialise(self) -> None:
-        with self._transaction() as connection:
-            verdict = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
-            if verdict != "ok":
-                raise _damaged(str(verdict))
-            _metadata.create_all(connection)
-            if connection.execute(select(_meta.c.id)).first() is None:
-                connection.execute(_meta.insert().values(id=1, generation=0, format_version=FORMAT_VERSION))
+        return self._write_once(once, write)
 
-    def _check_format(self) -> None:
-        with self._transaction() as connection:
-            found = connection.scalar(select(_meta.c.format_version))
-        if found != FORMAT_VERSION:
+    def collect(self, sha256: str, delete: Callable[[str], object]) -> None:
+        """Have `delete` remove the content unless a kept version needs it.
+
+        No writer anywhere can add a version with this content meanwhile: it asks whether it is stored afterwards.
+        """
+        with self._database.write() as connection:
+            if not _is_referenced(connection, sha256):
+                delete(sha256)
+
+    def forget_requests(self) -> int:
+        """Drop the keys of requests too old to be repeated. Returns how many."""
+        with self._database.write() as connection:
+            oldest_s = int(time.time()) - REPEATABLE_FOR_S
+            return connection.execute(idempotency.delete().where(idempotency.c.created_s < oldest_s)).rowcount
+
+    def _write_once(self, once: Once | None, write: Callable[[Connection], O]) -> O:
+        with self._database.write() as connection:
+            if once is None:
+                return write(connection)
+            former = _read_outcome(connection, once)
+            if former is not None:
+                # The hash of the request names its kind, so that the outcome is of the kind that `write` has.
+                return former  # type: ignore[return-value]
+            outcome = write(connection)
+            row = {"key": once.key, "request": once.request, "outcome": outcome_to_json(outcome)}
+            connection.execute(idempotency.insert().values(**row, created_s=int(time.time())))
+            return outcome
+
+
+def _add(
+    connection: Connection,
+    additions: Sequence[Addition],
+    activate: bool,
+    if_match: Precondition,
+    is_stored: Callable[[str], bool] | None,
+    origin: Origin,
+) -> list[Change]:
+    generation = _read_generation(connection) + 1  # of what changes; the counter moves at the end, if anything did
+    changes = []
+    for addition in additions:
+        name, sha256 = addition.name, addition.sha256
+        entry = _read_entry(connection, name)
+        _check_precondition(name, entry, if_match)
+        if is_stored is not None and not is_stored(sha256):
             raise StorageUnavailableError(
-                f"the catalogue has format_version {found}; this release reads {FORMAT_VERSION}",
-                hint="start the release that wrote it, or give ADAKRON_STATE_DIR another folder",
+                f"the bytes of {name} were removed from the store meanwhile; nothing was registered",
+                hint="send the upload again",
+                retry_after_s=1,
             )
-
-    def _prepare(self, connection: Any, record: object) -> None:
-        connection.isolation_level = None  # else sqlite3 begins transactions by itself, and never IMMEDIATE ones
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA synchronous = EXTRA")
-        if not self._is_writer:
-            # Not a read-only file: the first to open after a crash of the writer must be able to roll back its journal.
-            connection.execute("PRAGMA query_only = ON")
-
-    def _begin(self, connection: Connection) -> None:
-        # A writer that begins without the lock could read, wait for another writer, and then fail to upgrade.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._is_writer else "BEGIN")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except OperationalError as error:
-            if "full" in str(error.orig):
-                raise StorageFullError("the disk of the catalogue is full") from error
-            raise StorageUnavailableError(f"the catalogue cannot be used: {error.orig}", retry_after_s=2) from error
-        except DatabaseError as error:
-            raise _damaged(str(error.orig)) from error
+        kept = entry.versions if entry else {}
+        version = next((number for number, row in kept.items() if row.sha256 == sha256), None)
+        is_new = version is None
+        if version is None:
+            version = 1 + (connection.scalar(select(func.max(versions.c.version)).filter_by(name=name)) or 0)
+            row = {"sha256": sha256, "size_bytes": addition.size_bytes, "config": addition.config}
+            row |= {"no_effect": addition.no_effect, "created_at": _now(), "state": "kept"}
+            connection.execute(versions.insert().values(name=name, version=version, **row))
+        active = version if activate else (entry.active if entry else None)
+        split = None if activate or entry is None else entry.split
+        if entry and not is_new and active == entry.active and split == entry.split:
+            changes.append(Change(version, sha256, entry.generation, False, active == version, addition.no_effect))
+            continue
+        _write_entry(connection, name, active, generation, split=split)
+        _log(connection, origin, "register" if is_new else "activate", name, generation, version, sha256, active)
+        changes.append(Change(version, sha256, generation, is_new, active == version, addition.no_effect))
+    if any(change.generation == generation for change in changes):
+        _bump(connection)
+    return changes
 
 
-def _damaged(finding: str) -> StorageUnavailableError:
-    return StorageUnavailableError(f"the catalogue is damaged ({finding[:200]})", hint="restore it from a backup")
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _log(
+    connection: Connection,
+    origin: Origin,
+    action: str,
+    name: str,
+    generation: int,
+    version: int | None,
+    sha256: str | None,
+    active_version: int | None,
+) -> None:
+    what = {"action": action, "name": name, "version": version, "sha256": sha256, "active_version": active_version}
+    who = {"key_id": origin.key_id, "source": origin.source, "request_id": origin.request_id}
+    connection.execute(events.insert().values(at=_now(), generation=generation, **what, **who))
+
+
+def _read_outcome(connection: Connection, once: Once) -> Outcome | None:
+    row = connection.execute(select(idempotency).where(idempotency.c.key == once.key)).first()
+    if row is None:
+        return None
+    if row.request != once.request:
+        raise ConflictError(
+            "this Idempotency-Key came with another request before",
+            param="Idempotency-Key",
+            hint="use a new key for each new request",
+        )
+    return outcome_from_json(row.outcome)
 
 
 def _read_generation(connection: Connection) -> int:
-    generation: int = connection.execute(select(_meta.c.generation)).scalar_one()
+    generation: int = connection.execute(select(meta.c.generation)).scalar_one()
     return generation
 
 
 def _bump(connection: Connection) -> int:
-    generation: int = 1 + connection.execute(select(_meta.c.generation).with_for_update()).scalar_one()
-    connection.execute(_meta.update().values(generation=generation))
+    generation = _read_generation(connection) + 1
+    connection.execute(meta.update().values(generation=generation))
     return generation
 
 
+def _is_referenced(connection: Connection, sha256: str) -> bool:
+    query = select(versions.c.name).where(versions.c.sha256 == sha256, _IS_KEPT).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _read_entries(connection: Connection, where: ColumnElement[bool]) -> dict[str, Entry | None]:
+    """The entries of all names that `where` holds for, in order; None for a deleted one."""
+    rows = connection.execute(select(adapters).where(where).order_by(adapters.c.name)).all()
+    columns = (versions.c.name, versions.c.version, versions.c.sha256, versions.c.size_bytes)
+    query = select(*columns, versions.c.created_at, versions.c.no_effect).join(
+        adapters, adapters.c.name == versions.c.name
+    )
+    kept: dict[str, dict[int, VersionRow]] = {}
+    for row in connection.execute(query.where(where, _IS_KEPT).order_by(versions.c.version)):
+        kept.setdefault(row.name, {})[row.version] = VersionRow(
+            row.sha256, row.size_bytes, row.created_at, row.no_effect
+        )
+    return {
+        row.name: None
+        if row.deleted
+        else Entry(
+            row.active_version,
+            MappingProxyType(kept.get(row.name, {})),
+            row.changed_generation,
+            None if row.split is None else Split.from_json(row.split),
+        )
+        for row in rows
+    }
+
+
 def _read_entry(connection: Connection, name: str) -> Entry | None:
-    row = connection.execute(select(_adapters).where(_adapters.c.name == name)).first()
-    if row is None or row.deleted:
-        return None
-    return Entry(row.active_version, MappingProxyType({}), row.changed_generation)
+    return _read_entries(connection, adapters.c.name == name).get(name)
 
 
-def _read_versions(connection: Connection, name: str) -> dict[int, VersionRow]:
-    query = select(_versions).where(_versions.c.name == name, _versions.c.state == "kept").order_by("version")
-    return {row.version: VersionRow(row.sha256, row.size_bytes, row.created_at) for row in connection.execute(query)}
+def _listed(connection: Connection, names: Collection[str]) -> list[Listed]:
+    entries = _read_entries(connection, adapters.c.name.in_(names))
+    kept = {name: entry for name, entry in entries.items() if entry is not None}
+    configs = _read_configs(connection, {name: entry.shown for name, entry in kept.items()}.items())
+    return [Listed(name, entry, configs[name]) for name, entry in kept.items()]
+
+
+def _read_configs(connection: Connection, shown: Iterable[tuple[str, int]]) -> Mapping[str, str | None]:
+    query = select(versions.c.name, versions.c.config)
+    rows = connection.execute(query.where(tuple_(versions.c.name, versions.c.version).in_(list(shown))))
+    return {row.name: row.config for row in rows}
 
 
 def _write_entry(
-    connection: Connection, name: str, active: int | None, generation: int, *, deleted: bool = False
+    connection: Connection,
+    name: str,
+    active: int | None,
+    generation: int,
+    *,
+    split: Split | None = None,
+    deleted: bool = False,
 ) -> None:
-    values = {"active_version": active, "changed_generation": generation, "deleted": deleted}
-    updated = connection.execute(_adapters.update().where(_adapters.c.name == name).values(**values))
+    values = {
+        "active_version": active,
+        "changed_generation": generation,
+        "split": None if split is None else split.to_json(),
+        "deleted": deleted,
+    }
+    updated = connection.execute(adapters.update().where(adapters.c.name == name).values(**values))
     if updated.rowcount == 0:
-        connection.execute(_adapters.insert().values(name=name, **values))
+        connection.execute(adapters.insert().values(name=name, **values))
 
 
-def _require_entry(connection: Connection, name: str, if_match: Precondition) -> tuple[Entry, dict[int, VersionRow]]:
+def _require_entry(connection: Connection, name: str, if_match: Precondition) -> Entry:
     entry = _read_entry(connection, name)
     if entry is None:
         raise AdapterNotFoundError(f"no adapter {name!r}", param="name")
     _check_precondition(name, entry, if_match)
-    return entry, _read_versions(connection, name)
+    return entry
 
 
-def _require_version(name: str, version: int, kept: Mapping[int, VersionRow]) -> VersionRow:
-    if version not in kept:
-        known = ", ".join(str(number) for number in list(kept)[-8:])
+def _require_version(name: str, version: int, entry: Entry) -> VersionRow:
+    if version not in entry.versions:
+        known = ", ".join(str(number) for number in list(entry.versions)[-8:])
         raise VersionNotFoundError(
             f"adapter {name!r} has no version {version}", param="version", hint=f"kept versions end with: {known}"
         )
-    return kept[version]
+    return entry.versions[version]
 
 
 def _check_precondition(name: str, entry: Entry | None, if_match: Precondition) -> None:

@@ -1,4 +1,4 @@
-"""The command `adakron`: `serve` here, the verbs that need no server from `adakron.cli`.
+"""The command `adakron`: `serve` here, verbs without a server from `adakron.cli`, others from `server.cli_adapters`.
 
 Knows argparse; each verb's work is elsewhere and imported when it is asked for, so that --help is quick.
 """
@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from adakron.cli import add_commands
+from server import cli_adapters
 from server.settings import ENV_PREFIX, Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns its exit code; argparse exits with 2 where it does not understand."""
     parser = argparse.ArgumentParser(
-        prog="adakron", description="AdaKron text classifiers: train, check and serve them."
+        prog="adakron", description="AdaKron text classifiers: train, check, serve and manage them."
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     serve = verbs.add_parser(
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_flag(serve, name, field)
     serve.set_defaults(run=_serve)
     add_commands(verbs)
+    cli_adapters.add_commands(verbs)
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code

@@ -9,8 +9,8 @@ and the other replicas say.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -24,7 +24,8 @@ from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.errors import EngineFailedError, OverloadedError, ServerError
 from server.metrics import Metrics
-from server.replica import Replica
+from server.names import Reference
+from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
 
@@ -79,8 +80,8 @@ class DataPlane:
             batch_invariant=settings.batch_invariant,
         )
         log.info("the engine runs %s", engine.info())
-        catalogue = Catalogue(settings.catalogue_path, is_writer=False)
-        plane = cls(engine, catalogue, BlobStore(settings.blobs_dir), settings, replica_id)
+        catalogue = Catalogue(settings.catalogue, is_writer=False)
+        plane = cls(engine, catalogue, settings.open_blobs(), settings, replica_id)
         plane.replica.load()
         return plane
 
@@ -113,6 +114,12 @@ class DataPlane:
             admin_openapi=admin_openapi,
         )
 
+    def status(self, names: Sequence[str]) -> ReplicaStatus:
+        """What this replica says of these adapters, for the admin listing."""
+        status = self.replica.status(names)
+        shadows = {name: self.service.shadows.verdicts(name, version) for name, version in self.replica.shadows(names)}
+        return replace(status, shadows=shadows)
+
     def info(self) -> dict[str, Any]:
         """What runs here, for GET /v1/info."""
         engine = asdict(self._engine.info())
@@ -143,7 +150,7 @@ class DataPlane:
         try:
             for name in self.replica.names()[:PROBED_ADAPTERS]:
                 try:
-                    leases.append((await self.replica.resolve(name, None, None)).lease)  # type: ignore[arg-type]
+                    leases.append((await self.replica.resolve(Reference(name), None)).lease)  # type: ignore[arg-type]
                 except ServerError:
                     continue  # a damaged adapter is its own trouble, not this replica's
             rows = [_probe_row(lease) for lease in leases]

@@ -6,9 +6,11 @@
 Ray reads its environment when it is imported: import this module only after `server.ray_environment` has been applied.
 """
 
+import asyncio
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -24,7 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adakron.errors import AdaKronError
 from server.admin import PREFIX, make_admin_app
 from server.allocator import keep_freed_memory
-from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.data_plane import DataPlane
 from server.errors import NotReadyError, ServerError
@@ -82,9 +83,9 @@ class Clf:
         except (AdaKronError, ServerError) as refusal:
             return refusal
 
-    async def describe(self) -> ReplicaStatus:
-        """`Replica.status`."""
-        return self._plane.replica.status()
+    async def describe(self, names: Sequence[str]) -> ReplicaStatus:
+        """`DataPlane.status`."""
+        return self._plane.status(names)
 
     async def metrics_text(self) -> tuple[str, bytes]:
         """The id of this replica and its metrics."""
@@ -117,11 +118,12 @@ class Clf:
 class Admin:
     """The admin plane."""
 
-    def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logging.basicConfig(level=settings.log_level)
         self._registry = Registry(
-            Catalogue(settings.catalogue_path, is_writer=True), BlobStore(settings.blobs_dir), _ReplicasByHandle()
+            Catalogue(settings.catalogue, is_writer=True), settings.open_blobs(), _ReplicasByHandle()
         )
+        self._tidying = asyncio.create_task(self._registry.keep_tidy())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _OneRequestId(make_admin_app(self._registry))
@@ -163,8 +165,9 @@ class _ReplicasByHandle:
         answers = await _broadcast(self._handle, "apply", generation)
         return [answer if isinstance(answer, Applied) else Applied("unreachable", -1, 0) for answer in answers]
 
-    async def describe(self) -> list[ReplicaStatus]:
-        return [answer for answer in await _broadcast(self._handle, "describe") if isinstance(answer, ReplicaStatus)]
+    async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
+        answers = await _broadcast(self._handle, "describe", names)
+        return [answer for answer in answers if isinstance(answer, ReplicaStatus)]
 
 
 async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:

@@ -11,6 +11,8 @@ to read a body nobody wants. Ray's multiplexing header is removed: a client must
 Pure ASGI; knows nothing of routes.
 """
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,23 +34,27 @@ _DROPPED_HEADERS = frozenset({b"serve_multiplexed_model_id", b"serve-multiplexed
 
 
 class Guard:
-    """Outermost ASGI middleware. `max_body_bytes` caps the body of every route behind it."""
+    """Outermost ASGI middleware. `max_body_bytes` caps the body of every route behind it, but for those `exceptions`
+    that name a path and a cap of its own.
+    """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, exceptions: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._exceptions = dict(exceptions or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, send, self._max_body_bytes)
+        max_body_bytes = self._exceptions.get(scope["path"], self._max_body_bytes)
+        body = _Body(receive, send, max_body_bytes)
         try:
             _check_head(scope)
             declared_bytes = _declared_bytes(Headers(scope=scope))
             if declared_bytes == 0:
                 body.is_read = True
-            elif declared_bytes is not None and declared_bytes > self._max_body_bytes:
+            elif declared_bytes is not None and declared_bytes > max_body_bytes:
                 raise body.too_large()
         except ServerError as error:
             await error_reply(error, scope)(scope, receive, body.send)

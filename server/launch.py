@@ -25,7 +25,7 @@ from adakron.backbone import Backbone
 from adakron.errors import AdaKronError, BackboneError
 from server import processes, ray_environment, state
 from server.errors import ServerError
-from server.seed import seed, shipped_adapters
+from server.seed import seed, shipped_adapters, write_down_configs
 from server.settings import Settings
 
 READY_WITHIN_S = 60.0
@@ -127,7 +127,9 @@ def _prepare_state(settings: Settings) -> None:
         raise StartError(f"ADAKRON_ADAPTERS_DIR: {folder} is not a folder")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
     fingerprint = Backbone.load(settings.backbone).fingerprint
-    with state.opened(settings.catalogue_path, settings.blobs_dir) as (catalogue, blobs):
+    blobs = settings.open_blobs()
+    with state.opened(settings.catalogue, blobs) as catalogue:
+        write_down_configs(catalogue, blobs)
         seeded = seed(catalogue, blobs, folder, fingerprint)
     if seeded.misfits:
         _say(f"Left out, made for another backbone: {', '.join(seeded.misfits)}")

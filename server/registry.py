@@ -8,27 +8,40 @@ Knows nothing of HTTP or Ray.
 """
 
 import asyncio
+import hashlib
+import logging
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from adakron import Adapter, AdapterConfig
 from adakron.errors import AdaKronError
-from server.blobs import BlobStore, StagedBlob
-from server.catalogue import Catalogue, Change, Entry, Precondition, Removal
-from server.errors import AdapterNotFoundError, NotReadyError, ServerError
+from server.blobs import BlobStore, Freed, StagedBlob
+from server.catalogue import Catalogue
+from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
+from server.records import Addition, Change, Entry, Event, Listed, Once, Origin, Precondition, Removal, SplitChange
 from server.replica import Applied, ReplicaStatus
+from server.shadow import VERDICTS
+from server.split import Split
+from server.tidying import collect, collect_orphans
 
 # From the end of the upload to the reply; Ray gives up on a request after 25 s.
 ANSWER_WITHIN_S = 20.0
 DESCRIBE_WITHIN_S = 2.0
 VALIDATE_AT_ONCE = 2
 _WRITE_BYTES = 1 << 20
-_CACHED_CONFIGS = 10_000
+HISTORY_EVENTS = 20
+TIDY_EVERY_S = 3600.0
+
+_NOBODY = Origin()
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,9 +57,17 @@ class Replicas(Protocol):
         """`Replica.apply` on all of them; generation -1 stands for one that did not answer."""
         ...
 
-    async def describe(self) -> list[ReplicaStatus]:
-        """`Replica.status` of those that answer."""
+    async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
+        """What those that answer say of these adapters."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An upload that arrived whole, and the valid name it is for."""
+
+    name: str
+    staged: StagedBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +88,41 @@ class Activated:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
-    """What is gone. device_bytes: freed in the engines of all replicas; disk_bytes: of files."""
+class Divided:
+    """How the calls are shared out now."""
 
-    versions: tuple[int, ...]
-    generation: int
-    device_bytes: int
-    disk_bytes: int
+    change: SplitChange
     lagging: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One adapter as it stands. config is of the active version, or the newest; None if its blob cannot be read."""
+class Deleted:
+    """What is gone. device_bytes: freed in the engines of all replicas; freed: of files."""
+
+    versions: tuple[int, ...]
+    generation: int
+    device_bytes: int
+    freed: Freed
+    lagging: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One adapter as it stands. config is of the active version, or the newest; None if its blob never was readable.
+
+    resident     version -> the replicas that hold it
+    requests     calls by this name since those replicas started; last_used_at: of the last of them, ISO 8601 in UTC
+    shadow_rows  rows compared with the shadow version, by verdict; None where there is no shadow
+    """
 
     name: str
     entry: Entry
     config: AdapterConfig | None
     resident: dict[int, tuple[str, ...]]
     requests: int
+    last_used_at: str | None
+    shadow_rows: dict[str, int] | None
+    history: Sequence[Event] = ()
 
 
 class Registry:
@@ -105,56 +142,148 @@ class Registry:
         self._blob_lock = asyncio.Lock()
         self._pinned: Counter[str] = Counter()
         self._validating = asyncio.Semaphore(VALIDATE_AT_ONCE)
-        self._configs: OrderedDict[str, AdapterConfig] = OrderedDict()
         self._running: set[asyncio.Task[Any]] = set()
 
     async def put(
-        self, name: str, chunks: AsyncIterator[bytes], *, activate: bool = True, if_match: Precondition = None
+        self,
+        name: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        activate: bool = True,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
     ) -> Put:
         """Register the artefact in `chunks` under a valid name; the same bytes as a kept version are that version.
 
+        once  its `request` says all that was asked but for the bytes
+
         Raises BodyTooLargeError, the FormatError family, ConfigError, BaseMismatchError, GoldenMismatchError,
-        BankFullError, PreconditionFailedError; NotReadyError if no replica could prove it in time.
+        BankFullError, PreconditionFailedError, ConflictError; NotReadyError if no replica could prove it in time.
         """
-        staged = await asyncio.to_thread(self._blobs.stage)
+        staged = await self.stage()
         try:
             await _receive(staged, chunks)
         except BaseException:
             staged.close()
             raise
-        return await self._to_its_end(self._register(name, staged, activate, if_match))
+        return await self._to_its_end(self._register(name, staged, activate, if_match, origin, once))
 
-    async def activate(self, name: str, version: int, *, if_match: Precondition = None) -> Activated:
-        """Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError."""
-        return await self._to_its_end(self._activate(name, version, if_match))
+    async def stage(self) -> StagedBlob:
+        """A file for an upload; whoever calls closes it."""
+        return await asyncio.to_thread(self._blobs.stage)
 
-    async def delete(self, name: str, version: int | None = None, *, if_match: Precondition = None) -> Deleted:
+    async def put_group(
+        self, candidates: Sequence[Candidate], *, activate: bool, origin: Origin
+    ) -> tuple[list[Change | AdaKronError | ServerError], tuple[str, ...]]:
+        """Register each candidate or say why not, in their order; and the replicas that lag behind them.
+
+        Those that pass are committed together and become visible together. Whoever calls closes what was staged.
+        """
+        return await self._to_its_end(self._register_group(candidates, activate, origin))
+
+    async def activate(
+        self,
+        name: str,
+        version: int,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Activated:
+        """Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError."""
+        write = partial(self._catalogue.activate, name, version, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._activate(name, write))
+
+    async def split(
+        self,
+        name: str,
+        split: Split,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Divided:
+        """Share the calls to the bare name out among versions.
+
+        Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError.
+        """
+        write = partial(self._catalogue.split, name, split, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._split(name, write))
+
+    async def delete(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        if_match: Precondition = None,
+        origin: Origin = _NOBODY,
+        once: Once | None = None,
+    ) -> Deleted:
         """Remove one version, or the name with all of them.
 
         Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError (the active version).
         """
-        return await self._to_its_end(self._delete(name, version, if_match))
+        if version is None:
+            write = partial(self._catalogue.delete_name, name, if_match=if_match, origin=origin, once=once)
+        else:
+            write = partial(self._catalogue.delete_version, name, version, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._delete(name, write))
 
-    async def page(self, limit: int, after: str = "") -> tuple[list[Listed], str | None]:
+    async def page(self, limit: int, after: str = "") -> tuple[list[Shown], str | None]:
         """Up to `limit` adapters by name, beginning behind `after`; and where to go on, or None at the end."""
-        snapshot = await asyncio.to_thread(self._catalogue.snapshot)
-        names = sorted(name for name in snapshot.adapters if name > after)
-        statuses = await self._describe()
-        page = [await self._listed(name, snapshot.adapters[name], statuses) for name in names[:limit]]
-        return page, names[limit - 1] if len(names) > limit else None
+        listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after)
+        statuses = await self._describe([adapter.name for adapter in listed[:limit]])
+        page = [_shown(adapter, statuses) for adapter in listed[:limit]]
+        return page, page[-1].name if len(listed) > limit else None
 
-    async def get(self, name: str) -> Listed:
-        """Raises AdapterNotFoundError."""
-        snapshot = await asyncio.to_thread(self._catalogue.snapshot)
-        entry = snapshot.adapters.get(name)
-        if entry is None:
+    async def get(self, name: str) -> Shown:
+        """One adapter with the last of its history. Raises AdapterNotFoundError."""
+        listed = await asyncio.to_thread(self._catalogue.get, name)
+        if listed is None:
             raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
-        return await self._listed(name, entry, await self._describe())
+        history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
+        return _shown(listed, await self._describe([name]), history)
 
-    async def _register(self, name: str, staged: StagedBlob, activate: bool, if_match: Precondition) -> Put:
+    async def keep_tidy(self) -> None:
+        """Remove what nothing needs, every hour, until cancelled."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            try:
+                await asyncio.to_thread(self._catalogue.forget_requests)
+                async with self._blob_lock:
+                    await asyncio.to_thread(collect_orphans, self._catalogue, self._blobs, spared=+self._pinned)
+            except ServerError as error:
+                log.warning("nothing was tidied: %s", error)
+
+    async def fetch(self, name: str, version: int) -> tuple[str, bytes]:
+        """The sha256 and the bytes of a kept version. Raises AdapterNotFoundError, VersionNotFoundError."""
+        listed = await asyncio.to_thread(self._catalogue.get, name)
+        if listed is None:
+            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+        row = listed.entry.versions.get(version)
+        if row is None:
+            raise VersionNotFoundError(f"adapter {name!r} has no version {version}", param="version")
+        return row.sha256, await asyncio.to_thread(self._blobs.read, row.sha256)
+
+    async def _register(
+        self,
+        name: str,
+        staged: StagedBlob,
+        activate: bool,
+        if_match: Precondition,
+        origin: Origin,
+        once: Once | None,
+    ) -> Put:
         sha256, size_bytes = staged.sha256, staged.size_bytes
+        if once is not None:
+            once = Once(once.key, request_hash(once.request, sha256))
         with staged:
             async with self._name_lock(name), self._validating:
+                former = None if once is None else await asyncio.to_thread(self._catalogue.outcome_of, once)
+                if isinstance(former, Change):
+                    applied = await self._broadcast(former.generation, time.monotonic() + self._answer_within_s)
+                    return Put(former, bool(former.no_effect), _lagging(applied, former.generation))
                 adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
                 self._pinned[sha256] += 1
                 deadline_s = time.monotonic() + self._answer_within_s
@@ -162,36 +291,88 @@ class Registry:
                     async with self._blob_lock:
                         await asyncio.to_thread(staged.keep)
                     proof = await self._prove(sha256, deadline_s)
-                    add = partial(self._catalogue.add_version, activate=activate, if_match=if_match)
+                    add = partial(
+                        self._catalogue.add_version,
+                        config=adapter.config.to_json(),
+                        no_effect=bool(proof["no_effect"]),
+                        activate=activate,
+                        if_match=if_match,
+                        is_stored=self._blobs.__contains__,
+                        origin=origin,
+                        once=once,
+                    )
                     change = await asyncio.to_thread(add, name, sha256, size_bytes)
                 finally:
                     self._pinned[sha256] -= 1
                     await self._collect({sha256})
-                self._remember(sha256, adapter.config)
                 applied = await self._broadcast(change.generation, deadline_s)
         return Put(change, bool(proof["no_effect"]), _lagging(applied, change.generation))
 
-    async def _activate(self, name: str, version: int, if_match: Precondition) -> Activated:
+    async def _register_group(
+        self, candidates: Sequence[Candidate], activate: bool, origin: Origin
+    ) -> tuple[list[Change | AdaKronError | ServerError], tuple[str, ...]]:
+        deadline_s = time.monotonic() + self._answer_within_s
+        pinned = [candidate.staged.sha256 for candidate in candidates]
+        async with AsyncExitStack() as locks:
+            for name in sorted(
+                {candidate.name for candidate in candidates}
+            ):  # in one order, or two groups wait for ever
+                await locks.enter_async_context(self._name_lock(name))
+            self._pinned.update(pinned)
+            try:
+                admitted = await asyncio.gather(*(self._admit(candidate, deadline_s) for candidate in candidates))
+                additions = [one for one in admitted if isinstance(one, Addition)]
+                add = partial(
+                    self._catalogue.add_versions, activate=activate, is_stored=self._blobs.__contains__, origin=origin
+                )
+                changes = await asyncio.to_thread(add, additions) if additions else []
+            except ServerError as error:  # of the catalogue: none of the group is registered
+                return [error for _ in candidates], ()
+            finally:
+                self._pinned.subtract(pinned)
+                await self._collect(set(pinned))
+            generation = max((change.generation for change in changes), default=0)
+            applied = await self._broadcast(generation, deadline_s) if changes else []
+        registered = iter(changes)
+        outcomes = [next(registered) if isinstance(one, Addition) else one for one in admitted]
+        return outcomes, _lagging(applied, generation)
+
+    async def _admit(self, candidate: Candidate, deadline_s: float) -> Addition | AdaKronError | ServerError:
+        """Validate, publish and prove one upload, or say what is wrong with it."""
+        staged = candidate.staged
+        try:
+            async with self._validating:
+                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
+                async with self._blob_lock:
+                    await asyncio.to_thread(staged.keep)
+            proof = await self._prove(staged.sha256, deadline_s)
+        except (AdaKronError, ServerError) as error:
+            return error
+        config = adapter.config.to_json()
+        return Addition(candidate.name, staged.sha256, staged.size_bytes, config, bool(proof["no_effect"]))
+
+    async def _activate(self, name: str, write: Callable[[], Change]) -> Activated:
         async with self._name_lock(name):
-            change = await asyncio.to_thread(partial(self._catalogue.activate, name, version, if_match=if_match))
+            change = await asyncio.to_thread(write)
             applied = await self._broadcast(change.generation, time.monotonic() + self._answer_within_s)
         return Activated(change, _lagging(applied, change.generation))
 
-    async def _delete(self, name: str, version: int | None, if_match: Precondition) -> Deleted:
+    async def _split(self, name: str, write: Callable[[], SplitChange]) -> Divided:
         async with self._name_lock(name):
-            removal: Removal
-            if version is None:
-                removal = await asyncio.to_thread(partial(self._catalogue.delete_name, name, if_match=if_match))
-            else:
-                remove = partial(self._catalogue.delete_version, name, version, if_match=if_match)
-                removal = await asyncio.to_thread(remove)
+            change = await asyncio.to_thread(write)
+            applied = await self._broadcast(change.generation, time.monotonic() + self._answer_within_s)
+        return Divided(change, _lagging(applied, change.generation))
+
+    async def _delete(self, name: str, write: Callable[[], Removal]) -> Deleted:
+        async with self._name_lock(name):
+            removal = await asyncio.to_thread(write)
             applied = await self._broadcast(removal.generation, time.monotonic() + self._answer_within_s)
-            disk_bytes = await self._collect({row.sha256 for row in removal.versions.values()})
+            freed = await self._collect({row.sha256 for row in removal.versions.values()})
         return Deleted(
             tuple(removal.versions),
             removal.generation,
             sum(answer.freed_bytes for answer in applied),
-            disk_bytes,
+            freed,
             _lagging(applied, removal.generation),
         )
 
@@ -215,50 +396,23 @@ class Registry:
         # Nobody answering means that nobody is known to serve it: committed all the same, and followed by polling.
         return applied or [Applied("unknown", -1, 0)]
 
-    async def _describe(self) -> list[ReplicaStatus]:
+    async def _describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         try:
-            return await asyncio.wait_for(self._replicas.describe(), DESCRIBE_WITHIN_S)
+            return await asyncio.wait_for(self._replicas.describe(names), DESCRIBE_WITHIN_S)
         except TimeoutError:
             return []
 
-    async def _collect(self, sha256s: set[str]) -> int:
-        """Delete those blobs that no kept version and no upload under way needs. Returns the bytes freed."""
-        freed_bytes = 0
+    async def _collect(self, sha256s: set[str]) -> Freed:
+        """Delete those blobs that no kept version and no upload under way needs."""
+        freed = Freed(0)
         async with self._blob_lock:
             for sha256 in sha256s:
                 if self._pinned[sha256] > 0:
                     continue
                 del self._pinned[sha256]
-                if not await asyncio.to_thread(self._catalogue.is_referenced, sha256):
-                    freed_bytes += await asyncio.to_thread(self._blobs.delete, sha256)
-        return freed_bytes
-
-    async def _listed(self, name: str, entry: Entry, statuses: Sequence[ReplicaStatus]) -> Listed:
-        shown = entry.active if entry.active is not None else max(entry.versions)
-        resident = {
-            number: tuple(
-                status.replica_id
-                for status in statuses
-                if status.generation >= entry.generation and row.sha256 not in status.broken
-            )
-            for number, row in entry.versions.items()
-        }
-        config = await self._config(entry.versions[shown].sha256)
-        return Listed(name, entry, config, resident, sum(status.requests.get(name, 0) for status in statuses))
-
-    async def _config(self, sha256: str) -> AdapterConfig | None:
-        if sha256 not in self._configs:
-            try:
-                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(self._blobs.read(sha256)))
-            except (AdaKronError, ServerError):
-                return None  # listing must go on: a damaged blob is no reason to hide the others
-            self._remember(sha256, adapter.config)
-        return self._configs[sha256]
-
-    def _remember(self, sha256: str, config: AdapterConfig) -> None:
-        self._configs[sha256] = config
-        while len(self._configs) > _CACHED_CONFIGS:
-            self._configs.popitem(last=False)
+                one = await asyncio.to_thread(collect, self._catalogue, self._blobs, sha256)
+                freed = Freed(freed.disk_bytes + one.disk_bytes, freed.remote_bytes + one.remote_bytes)
+        return freed
 
     def _name_lock(self, name: str) -> asyncio.Lock:
         lock = self._name_locks.get(name)
@@ -282,6 +436,45 @@ async def _receive(staged: StagedBlob, chunks: AsyncIterator[bytes]) -> None:
             await asyncio.to_thread(staged.write, bytes(buffer))
             buffer.clear()
     await asyncio.to_thread(staged.write, bytes(buffer))
+
+
+def request_hash(*parts: str) -> str:
+    """What `Once.request` holds: equal for equal requests, and nothing that was in them."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[Event] = ()) -> Shown:
+    name, entry = listed.name, listed.entry
+    resident = {
+        number: tuple(
+            status.replica_id
+            for status in statuses
+            if status.generation >= entry.generation and row.sha256 not in status.broken
+        )
+        for number, row in entry.versions.items()
+    }
+    config = None if listed.config is None else AdapterConfig.from_json(listed.config)
+    uses = [status.uses[name] for status in statuses if name in status.uses]
+    last = datetime.fromtimestamp(max(use.last_s for use in uses), UTC).isoformat(timespec="seconds") if uses else None
+    return Shown(
+        name,
+        entry,
+        config,
+        resident,
+        requests=sum(use.requests for use in uses),
+        last_used_at=last,
+        shadow_rows=_shadow_rows(name, entry, statuses),
+        history=history,
+    )
+
+
+def _shadow_rows(name: str, entry: Entry, statuses: Sequence[ReplicaStatus]) -> dict[str, int] | None:
+    if entry.split is None or entry.split.shadow is None:
+        return None
+    counted: Counter[str] = Counter(dict.fromkeys(VERDICTS, 0))
+    for status in statuses:
+        counted.update(status.shadows.get(name, {}))
+    return dict(counted)
 
 
 def _lagging(applied: Sequence[Applied], generation: int) -> tuple[str, ...]:

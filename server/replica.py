@@ -12,16 +12,18 @@ import asyncio
 import difflib
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from adakron import Adapter
 from adakron.errors import AdaKronError, UnknownAdapterError
 from server.blobs import BlobStore
-from server.catalogue import EMPTY, Catalogue, Snapshot
+from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
+from server.names import Reference
+from server.records import EMPTY, Entry, Snapshot
 from server.service import Resolved
 
 POLL_INTERVAL_S = 1.5
@@ -49,13 +51,21 @@ class Applied(NamedTuple):
     freed_bytes: int
 
 
+class Use(NamedTuple):
+    """How often a name was called, and when last, in seconds since 1970."""
+
+    requests: int
+    last_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """What one replica says of itself.
 
-    adapter_bytes  held by the engine on `device`
+    adapter_bytes  held by the engine on `device`, of all adapters
     broken         sha256 -> why it could not be loaded
-    requests       name -> calls resolved since the replica started
+    uses           of the names that were asked about: those called since the replica started
+    shadows        of the names that were asked about: rows compared with the shadow version, by verdict
     """
 
     replica_id: str
@@ -63,7 +73,8 @@ class ReplicaStatus:
     device: str
     adapter_bytes: int
     broken: dict[str, str]
-    requests: dict[str, int]
+    uses: dict[str, Use]
+    shadows: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class _Freed(NamedTuple):
@@ -97,7 +108,7 @@ class Replica:
         self._broken: dict[str, str] = {}
         self._retry_at_s = 0.0
         self._freed: deque[_Freed] = deque(maxlen=64)
-        self._requests: Counter[str] = Counter()
+        self._uses: dict[str, Use] = {}
         self._lock = asyncio.Lock()
         self._next_sync: asyncio.Task[None] | None = None
         self._poll: asyncio.Task[None] | None = None
@@ -147,13 +158,16 @@ class Replica:
         admission = await asyncio.to_thread(self._check, sha256)
         return {"no_effect": admission.no_effect, "examples": admission.examples}
 
-    async def resolve(self, name: str, version: int | None, min_generation: int | None) -> Resolved:
+    async def resolve(self, reference: Reference, min_generation: int | None, route_key: str | None = None) -> Resolved:
         """Lease the version that a reference means; whoever calls releases the lease.
+
+        route_key  decides on which side of a split the call falls; None is drawn anew for each call
 
         Raises AdapterNotFoundError, VersionNotFoundError; NotReadyError while `min_generation` is not reached or the
         version cannot be loaded here.
         """
-        if not self._knows(name, version) or self.generation < (min_generation or 0):
+        name = reference.name
+        if not self._knows(reference) or self.generation < (min_generation or 0):
             await self.sync()  # it may have been committed a moment ago
         if self.generation < (min_generation or 0):
             raise NotReadyError(
@@ -163,23 +177,34 @@ class Replica:
             )
         while True:
             table = self._table
-            number, sha256 = self._look_up(table, name, version)
+            version, shadow = self._look_up(table, reference, route_key)
             try:
-                lease = self._engine.lease(sha256)
-            except UnknownAdapterError as error:
+                lease = self._lease(table, name, version)
+            except NotReadyError:
                 if self._table is not table:  # replaced between looking up and leasing: look again
                     continue
-                reason = self._broken.get(sha256, "it is not loaded")
-                raise NotReadyError(
-                    f"version {number} of {name} cannot be served: {reason}",
-                    hint="activate another version, or upload this one again",
-                    retry_after_s=2,
-                ) from error
-            self._requests[name] += 1
-            return Resolved(name, number, sha256, lease)
+                raise
+            self._uses[name] = Use(self._uses[name].requests + 1 if name in self._uses else 1, time.time())
+            return Resolved(name, version, table.adapters[name].versions[version].sha256, lease, shadow)
 
-    def status(self) -> ReplicaStatus:
-        """For the admin listing."""
+    def lease(self, name: str, version: int) -> Any:
+        """Lease a version that the table has, uncounted. Raises VersionNotFoundError, NotReadyError."""
+        table = self._table
+        if name not in table.adapters or version not in table.adapters[name].versions:
+            raise VersionNotFoundError(f"adapter {name!r} has no version {version}")
+        return self._lease(table, name, version)
+
+    def shadows(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        """Those of the names that have a shadow version, with it."""
+        entries = [(name, self._table.adapters.get(name)) for name in names]
+        return [
+            (name, entry.split.shadow)
+            for name, entry in entries
+            if entry is not None and entry.split is not None and entry.split.shadow is not None
+        ]
+
+    def status(self, names: Sequence[str]) -> ReplicaStatus:
+        """What this replica says of these names, for the admin listing."""
         info = self._engine.info()
         return ReplicaStatus(
             self.replica_id,
@@ -187,28 +212,48 @@ class Replica:
             str(info.device),
             info.adapter_bytes,
             dict(self._broken),
-            dict(self._requests),
+            {name: self._uses[name] for name in names if name in self._uses},
         )
 
-    def _knows(self, name: str, version: int | None) -> bool:
-        entry = self._table.adapters.get(name)
+    def _knows(self, reference: Reference) -> bool:
+        entry = self._table.adapters.get(reference.name)
         if entry is None:
             return False
-        return entry.active is not None if version is None else version in entry.versions
+        if not reference.is_pinned:
+            return entry.active is not None or entry.split is not None
+        return _pinned_version(entry, reference) is not None
 
-    def _look_up(self, table: Snapshot, name: str, version: int | None) -> tuple[int, str]:
+    def _lease(self, table: Snapshot, name: str, version: int) -> Any:
+        sha256 = table.adapters[name].versions[version].sha256
+        try:
+            return self._engine.lease(sha256)
+        except UnknownAdapterError as error:
+            raise NotReadyError(
+                f"version {version} of {name} cannot be served: {self._broken.get(sha256, 'it is not loaded')}",
+                hint="activate another version, or upload this one again",
+                retry_after_s=2,
+            ) from error
+
+    def _look_up(self, table: Snapshot, reference: Reference, route_key: str | None) -> tuple[int, int | None]:
+        """The version that is meant, and its shadow."""
+        name = reference.name
         entry = table.adapters.get(name)
         if entry is None:
             raise AdapterNotFoundError(f"no adapter {name!r}", hint=_did_you_mean(name, table.adapters))
         kept = ", ".join(f"{name}@{number}" for number in list(entry.versions)[-4:])
-        if version is None and entry.active is None:
+        if reference.is_pinned:
+            pinned = _pinned_version(entry, reference)
+            if pinned is None:
+                wanted = reference.version or f"with the content {reference.sha256}"
+                raise VersionNotFoundError(
+                    f"adapter {name!r} has no version {wanted}", hint=f"kept versions end with: {kept}"
+                )
+            return pinned, None
+        if entry.split is not None:
+            return entry.split.choose(name, route_key), entry.split.shadow
+        if entry.active is None:
             raise AdapterNotFoundError(f"no version of {name!r} is active", hint=f"activate one, or name it: {kept}")
-        number = entry.active if version is None else version
-        if number is None or number not in entry.versions:
-            raise VersionNotFoundError(
-                f"adapter {name!r} has no version {number}", hint=f"kept versions end with: {kept}"
-            )
-        return number, entry.versions[number].sha256
+        return entry.active, None
 
     def _loaded_generation(self, generation: int) -> int:
         table = self._table
@@ -235,7 +280,10 @@ class Replica:
         is_retry_due = bool(self._broken) and time.monotonic() >= self._retry_at_s
         if self._catalogue.generation() == self._table.generation and not is_retry_due:
             return
-        table = self._catalogue.snapshot()
+        changes = self._catalogue.changes_since(self._table.generation)
+        # A catalogue restored from a backup may be behind what was served: then all of it is new.
+        is_ahead = changes.generation >= self._table.generation
+        table = self._table.after(changes) if is_ahead else self._catalogue.snapshot()
         needed = table.sha256s()
         broken = {}
         for sha256 in sorted(needed - self._resident):
@@ -260,6 +308,13 @@ class Replica:
 
     def _check(self, sha256: str) -> Any:
         return self._engine.check(Adapter.from_bytes(self._blobs.read(sha256)))
+
+
+def _pinned_version(entry: Entry, reference: Reference) -> int | None:
+    """The kept version that a pin means: by number, or the newest with that content."""
+    if reference.version is not None:
+        return reference.version if reference.version in entry.versions else None
+    return max((number for number, row in entry.versions.items() if row.sha256 == reference.sha256), default=None)
 
 
 def _reason(error: Exception) -> str:

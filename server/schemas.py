@@ -32,7 +32,7 @@ ReferenceText = Annotated[
         min_length=1,
         max_length=2 * MAX_REFERENCE_CHARACTERS,  # the grammar refuses it sooner, and says why
         json_schema_extra={"pattern": f"^{REFERENCE_PATTERN}$", "maxLength": MAX_REFERENCE_CHARACTERS},
-        description="A name, `sst2` or `acme/spam`, or a name pinned to a version, `sst2@3`.",
+        description="A name, `sst2` or `acme/spam`; or pinned to a version, `sst2@3`, or content, `sst2@sha256:..`.",
     ),
 ]
 

@@ -1,7 +1,7 @@
-"""Adapters to begin with: each folder below one that holds an artefact, registered under the folder's name.
+"""Before the service runs: adapters to begin with, and what a catalogue of an earlier release did not write down.
 
-A name that the catalogue ever held is left alone: what somebody replaced or deleted must not come back with a restart.
-Runs before the service, while nobody else writes. Knows nothing of HTTP or Ray.
+Each folder that holds an artefact is registered under the folder's name. A name that the catalogue ever held is left
+alone: what somebody replaced or deleted must not come back with a restart. Knows nothing of HTTP or Ray.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,12 @@ from pathlib import Path
 from adakron import Adapter
 from adakron.artefact import WEIGHTS_FILE
 from adakron.config import Fingerprint
+from adakron.errors import AdaKronError
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.errors import ServerError
 from server.names import check_name
+from server.records import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ def seed(catalogue: Catalogue, blobs: BlobStore, folder: Path, fingerprint: Fing
         with blobs.stage() as staged:
             staged.write(adapter.to_bytes())
             staged.keep()
-        catalogue.add_version(name, adapter.sha256, adapter.size_bytes)
+        config = adapter.config.to_json()
+        catalogue.add_version(name, adapter.sha256, adapter.size_bytes, config=config, origin=Origin(source="seed"))
         added.append(name)
     return Seeded(tuple(added), tuple(misfits))
+
+
+def write_down_configs(catalogue: Catalogue, blobs: BlobStore) -> None:
+    """Fill in the configurations that format 1 did not hold; a blob that cannot be read is left for another start."""
+    for sha256 in sorted(catalogue.without_config()):
+        try:
+            adapter = Adapter.from_bytes(blobs.read(sha256))
+        except (AdaKronError, ServerError):
+            continue
+        catalogue.set_config(sha256, adapter.config.to_json())

@@ -29,7 +29,7 @@ from server.answers import (
 from server.batcher import Batcher, ClassifyEngine, Lease, Limits, Outcome, Stages, Submission
 from server.errors import DeadlineExceededError, InvalidRequestError, ServerError
 from server.metrics import Metrics
-from server.names import parse_reference
+from server.names import Reference, parse_reference
 from server.schemas import (
     MAX_ROWS,
     ClassifyRequest,
@@ -37,6 +37,7 @@ from server.schemas import (
     OneAdapterRequest,
     TextInput,
 )
+from server.shadow import Shadows
 
 MAX_TIMEOUT_S = 20.0
 DEFAULT_GRACE_S = 10.0
@@ -44,12 +45,16 @@ DEFAULT_GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A name, as it was when the request came: this version, these bytes, held by `lease` until that is released."""
+    """A name, as it was when the request came: this version, these bytes, held by `lease` until that is released.
+
+    shadow  the version that the answer is to be compared with, or None
+    """
 
     name: str
     version: int
     sha256: str
     lease: Lease
+    shadow: int | None = None
 
 
 class Resolver(Protocol):
@@ -58,11 +63,15 @@ class Resolver(Protocol):
     @property
     def generation(self) -> int: ...
 
-    async def resolve(self, name: str, version: int | None, min_generation: int | None) -> Resolved:
-        """Lease one version; None is the active one. The caller releases the lease.
+    async def resolve(self, reference: Reference, min_generation: int | None, route_key: str | None = None) -> Resolved:
+        """Lease one version: the pinned one, or that which the name answers this route key with. The caller releases.
 
         Raises AdapterNotFoundError and VersionNotFoundError (404), NotReadyError (503) behind `min_generation`.
         """
+        ...
+
+    def lease(self, name: str, version: int) -> Lease:
+        """A lease on one version, for a shadow. Raises ServerError where it cannot be had."""
         ...
 
 
@@ -98,6 +107,7 @@ class Service:
         self.metrics = metrics
         self._resolver = resolver
         self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics)
+        self.shadows = Shadows(resolver.lease, self._run_shadow, metrics)
 
     async def start(self) -> None:
         """Start the threads; from here on calls are taken."""
@@ -105,14 +115,17 @@ class Service:
 
     async def stop(self, *, grace_s: float = DEFAULT_GRACE_S) -> None:
         """Refuse new calls at once, finish those inside within `grace_s`, then fail what is left with 503."""
+        await self.shadows.stop()
         await self._batcher.stop(grace_s=grace_s)
 
     def ready(self) -> bool:
         """Whether calls are taken: started, not stopping, both threads alive. False for good once a thread died."""
         return self._batcher.is_running
 
-    async def classify(self, request: ClassifyRequest, *, timeout_s: float = MAX_TIMEOUT_S) -> Classified:
-        """Answer a request within `timeout_s` seconds.
+    async def classify(
+        self, request: ClassifyRequest, *, timeout_s: float = MAX_TIMEOUT_S, route_key: str | None = None
+    ) -> Classified:
+        """Answer a request within `timeout_s` seconds. Calls with one `route_key` stay on one side of a split.
 
         A row that fails is an error in its place. Raises the first row's error where all failed (422 or 503),
         InvalidRequestError (422), AdapterNotFoundError and VersionNotFoundError (404), OverloadedError (429),
@@ -131,7 +144,7 @@ class Service:
         try:
             async with limit:
                 for reference, param in plan.references.items():
-                    adapters[reference] = await self._resolve(reference, param, request.min_generation)
+                    adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
                 leases = [adapters[reference].lease for reference in plan.adapter_of_row]
                 submission = self._batcher.submit(plan.rows, leases, deadline_s=deadline_s)
                 outcomes = await submission.outcomes()
@@ -146,6 +159,7 @@ class Service:
         stages = submission.stages()
         for stage, seconds in zip(("tokenize", "queue", "forward"), stages, strict=True):
             self.metrics.stage_s.labels(stage).observe(seconds)
+        self._shadow(plan, adapters, outcomes)
         return _classified(plan, request, adapters, outcomes, stages)
 
     async def run_rows(self, rows: Sequence[Row], leases: Sequence[Lease], *, timeout_s: float) -> list[Outcome]:
@@ -165,10 +179,20 @@ class Service:
             submission.when_idle(idle.set)
             await idle.wait()
 
-    async def _resolve(self, reference: str, param: str, min_generation: int | None) -> Resolved:
-        name, version = parse_reference(reference, param=param)
+    async def _run_shadow(self, rows: Sequence[Row], leases: Sequence[Lease], timeout_s: float) -> list[Outcome]:
+        return await self.run_rows(rows, leases, timeout_s=timeout_s)
+
+    def _shadow(self, plan: "_Plan", adapters: dict[str, Resolved], outcomes: Sequence[Outcome]) -> None:
+        for reference, adapter in adapters.items():
+            if adapter.shadow is not None:
+                mine = [place for place, named in enumerate(plan.adapter_of_row) if named == reference]
+                rows, answers = [plan.rows[place] for place in mine], [outcomes[place] for place in mine]
+                self.shadows.compare(adapter.name, adapter.shadow, rows, answers)
+
+    async def _resolve(self, reference: str, param: str, min_generation: int | None, route_key: str | None) -> Resolved:
+        parsed = parse_reference(reference, param=param)
         try:
-            return await self._resolver.resolve(name, version, min_generation)
+            return await self._resolver.resolve(parsed, min_generation, route_key)
         except ServerError as error:
             error.param = error.param or param
             raise

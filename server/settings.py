@@ -8,8 +8,12 @@ import ipaddress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.blobs import BlobStore
+from server.database import parse_url, sqlite_url
+from server.remote_blobs import open_blobs
 
 ENV_PREFIX = "ADAKRON_"
 
@@ -17,7 +21,7 @@ ENV_PREFIX = "ADAKRON_"
 class Settings(BaseSettings):
     """Raises pydantic.ValidationError for an unknown key, a wrong type, a value out of bounds or a public address."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; loopback only, as there are no keys yet")
     port: int = Field(8000, ge=1, le=65_535, description="port to listen on")
@@ -31,6 +35,19 @@ class Settings(BaseSettings):
         False, description="a row's logits are equal to the last bit whatever else is in its batch; slower"
     )
     state_dir: Path = Field(Path("~/.local/state/adakron"), description="catalogue and stored adapters")
+    catalogue_url: SecretStr | None = Field(
+        None,
+        description="catalogue in PostgreSQL: postgresql://user@host/database (default: a file in the state folder)",
+    )
+    blob_url: str | None = Field(
+        None,
+        max_length=512,
+        pattern="^[a-z0-9+]+://",
+        description="stored adapters elsewhere, such as s3://bucket/prefix",
+    )
+    cache_budget_bytes: PositiveInt = Field(
+        10 * 2**30, description="most bytes of copies on this disk of adapters that are stored elsewhere"
+    )
     batch_budget_tokens: int | None = Field(
         None, ge=512, le=1_048_576, description="most tokens in one batch (default: 2048 on a CPU, 16384 on a GPU)"
     )
@@ -42,14 +59,15 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="least severity logged")
 
     @property
-    def catalogue_path(self) -> Path:
-        """The SQLite file."""
-        return self.state_dir / "catalogue.sqlite"
+    def catalogue(self) -> str:
+        """The catalogue's URL, with its password if it has one: not for logs."""
+        if self.catalogue_url is not None:
+            return self.catalogue_url.get_secret_value()
+        return sqlite_url(self.state_dir / "catalogue.sqlite")
 
-    @property
-    def blobs_dir(self) -> Path:
-        """The stored artefacts."""
-        return self.state_dir / "blobs"
+    def open_blobs(self) -> BlobStore:
+        """The stored artefacts. Raises StorageUnavailableError."""
+        return open_blobs(self.blob_url, self.state_dir / "blobs", cache_budget_bytes=self.cache_budget_bytes)
 
     @field_validator("host")
     @classmethod
@@ -61,6 +79,13 @@ class Settings(BaseSettings):
                 "replace adapters. Use 127.0.0.1 and put an authenticating proxy in front"
             )
         return host
+
+    @field_validator("catalogue_url")
+    @classmethod
+    def _refuse_unknown_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            parse_url(url.get_secret_value())
+        return url
 
     @field_validator("state_dir", "adapters_dir")
     @classmethod

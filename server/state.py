@@ -1,8 +1,9 @@
 """The state folder of one server: locked, complete, and never silently empty.
 
 STATE_DIR/lock               held as long as the server runs; the system gives it back whatever happens to us
-STATE_DIR/catalogue.sqlite   see `server.catalogue`
-STATE_DIR/blobs/             see `server.blobs`
+STATE_DIR/catalogue.sqlite   see `server.catalogue`, unless it lies in PostgreSQL
+STATE_DIR/blobs/             see `server.blobs`, unless they lie in a remote store
+STATE_DIR/cache/             see `server.remote_blobs`, if they do
 """
 
 import fcntl
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import holds_catalogue
 from server.errors import StorageUnavailableError
+from server.tidying import UPLOADS_LAST_S, collect_orphans
 
 
 @contextmanager
@@ -43,21 +46,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(catalogue_path: Path, blobs_dir: Path) -> Iterator[tuple[Catalogue, BlobStore]]:
-    """Catalogue and blobs for writing, checked and tidied; only under the lock and while nobody else writes.
+def opened(catalogue_url: str, blobs: BlobStore) -> Iterator[Catalogue]:
+    """The catalogue for writing, checked and migrated, and the blobs tidied; only under the lock.
 
     Raises StorageUnavailableError if they are damaged, or if there are blobs and no catalogue that knows them.
     """
-    is_lost = not catalogue_path.exists() and any(blobs_dir.glob("??/*"))
-    if is_lost:
+    if not holds_catalogue(catalogue_url) and any(True for _ in blobs.stored()):
         raise StorageUnavailableError(
-            f"{blobs_dir} holds adapters and {catalogue_path} is missing",
+            "there are stored adapters, and the catalogue that knows them is missing",
             hint="restore the catalogue from a backup, or move the blobs away to begin anew",
         )
-    blobs = BlobStore(blobs_dir)
     blobs.clear_temporary()
-    catalogue = Catalogue(catalogue_path, is_writer=True)
+    catalogue = Catalogue(catalogue_url, is_writer=True)
     try:
-        yield catalogue, blobs
+        # Where nobody shares the catalogue, nobody uploads before the service runs.
+        collect_orphans(catalogue, blobs, older_than_s=UPLOADS_LAST_S if catalogue.is_shared else 0.0)
+        yield catalogue
     finally:
         catalogue.close()

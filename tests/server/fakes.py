@@ -14,6 +14,7 @@ from adakron import Adapter
 from adakron.errors import UnknownAdapterError
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import sqlite_url
 from server.registry import Registry, Replicas
 from server.replica import Applied, Replica, ReplicaStatus
 
@@ -108,8 +109,8 @@ class LocalReplicas(Replicas):
             for r in self.replicas
         ]
 
-    async def describe(self) -> list[ReplicaStatus]:
-        return [r.status() for r in self.replicas if r.replica_id not in self.deaf]
+    async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
+        return [r.status(names) for r in self.replicas if r.replica_id not in self.deaf]
 
 
 def with_broken_tensor(adapter: Adapter) -> bytes:
@@ -135,8 +136,8 @@ class House:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator["House"]:
-        catalogue = Catalogue(folder / "catalogue.sqlite", is_writer=True)
-        reader = Catalogue(folder / "catalogue.sqlite", is_writer=False)
+        catalogue = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=True)
+        reader = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=False)
         blobs = BlobStore(folder / "blobs")
         engines = [FakeEngine(), FakeEngine()]
         replicas = LocalReplicas(

@@ -15,6 +15,7 @@ import numpy as np
 from adakron import Result, Row, RowError
 from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint, ProblemType
 from server.errors import AdapterNotFoundError, NotReadyError, VersionNotFoundError
+from server.names import Reference
 from server.service import Resolved
 
 MAX_TEXT_CHARACTERS = 20_000
@@ -166,6 +167,8 @@ class StubResolver:
         self.generation = 0
         self.versions: dict[str, dict[int, str]] = {}
         self.resolved: list[str] = []
+        self.route_keys: list[str | None] = []
+        self.shadow: dict[str, int] = {}
 
     def add(self, name: str, config: AdapterConfig | None = None) -> str:
         """The sha256 of the new version."""
@@ -176,8 +179,15 @@ class StubResolver:
         versions[max(versions, default=0) + 1] = sha256
         return sha256
 
-    async def resolve(self, name: str, version: int | None, min_generation: int | None) -> Resolved:
+    def lease(self, name: str, version: int) -> StubLease:
+        if version not in self.versions[name]:
+            raise VersionNotFoundError(f"adapter '{name}' has no version {version}")
+        return self.engine.lease(self.versions[name][version])
+
+    async def resolve(self, reference: Reference, min_generation: int | None, route_key: str | None = None) -> Resolved:
+        name, version = reference.name, reference.version
         self.resolved.append(name)
+        self.route_keys.append(route_key)
         if min_generation is not None and min_generation > self.generation:
             raise NotReadyError(f"generation {self.generation} is served, {min_generation} was asked for")
         if name not in self.versions:
@@ -186,4 +196,4 @@ class StubResolver:
         if wanted not in self.versions[name]:
             raise VersionNotFoundError(f"adapter '{name}' has no version {wanted}")
         sha256 = self.versions[name][wanted]
-        return Resolved(name, wanted, sha256, self.engine.lease(sha256))
+        return Resolved(name, wanted, sha256, self.engine.lease(sha256), self.shadow.get(name))

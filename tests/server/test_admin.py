@@ -10,6 +10,7 @@ import pytest
 from adakron.errors import BankFullError, BaseMismatchError, GoldenMismatchError
 from server.admin import admin_openapi, make_admin_app
 from server.blobs import MAX_BLOB_BYTES
+from server.names import Reference
 from tests.server.fakes import House, relabelled, tiny_adapter, with_broken_tensor
 
 ONE, TWO = tiny_adapter(1), tiny_adapter(2)
@@ -226,7 +227,7 @@ async def test_delete_answers_the_bytes_freed_and_a_second_one_404(client: httpx
     assert response.json() == {
         "name": "acme/spam",
         "versions": [1],
-        "freed_bytes": {"device": 2 * ONE.size_bytes, "host": 0, "disk": ONE.size_bytes},
+        "freed_bytes": {"device": 2 * ONE.size_bytes, "host": 0, "disk": ONE.size_bytes, "remote": 0},
         "generation": 2,
         "lagging": [],
     }
@@ -373,6 +374,9 @@ def test_openapi_names_every_route_with_its_errors() -> None:
         AT: ["get"],
         AT + "/{name}": ["delete", "get", "put"],
         AT + "/{name}/activate": ["post"],
+        AT + "/{name}/split": ["put"],
+        AT + "/bulk": ["post"],
+        AT + "/{name}/versions/{version}": ["get"],
     }
     put_responses = paths[AT + "/{name}"]["put"]["responses"]
     assert {"200", "201", "202", "400", "409", "412", "413", "415", "422", "503", "507"} <= set(put_responses)
@@ -382,7 +386,10 @@ def test_openapi_has_an_example_for_every_response() -> None:
     for methods in admin_openapi()["paths"].values():
         for operation in methods.values():
             for status, response in operation["responses"].items():
-                assert response["content"]["application/json"]["examples"], status
+                assert (
+                    "application/octet-stream" in response["content"]
+                    or response["content"]["application/json"]["examples"]
+                ), status
 
 
 async def test_documented_answers_have_the_members_of_real_ones(client: httpx.AsyncClient) -> None:
@@ -391,6 +398,7 @@ async def test_documented_answers_have_the_members_of_real_ones(client: httpx.As
         "get": await client.get(f"{AT}/x"),
         "activate": await client.post(f"{AT}/x/activate", json={"version": 1}),
         "list": await client.get(AT),
+        "split": await client.put(f"{AT}/x/split", json={"shadow": 1}),
         "delete": await client.delete(f"{AT}/x"),
     }
     paths = admin_openapi()["paths"]
@@ -399,8 +407,159 @@ async def test_documented_answers_have_the_members_of_real_ones(client: httpx.As
         "get": paths[AT + "/{name}"]["get"]["responses"]["200"],
         "activate": paths[AT + "/{name}/activate"]["post"]["responses"]["200"],
         "list": paths[AT]["get"]["responses"]["200"],
+        "split": paths[AT + "/{name}/split"]["put"]["responses"]["200"],
         "delete": paths[AT + "/{name}"]["delete"]["responses"]["200"],
     }
     for operation, response in real.items():
         (example,) = documented[operation]["content"]["application/json"]["examples"].values()
         assert example["value"].keys() == response.json().keys(), operation
+
+
+async def test_request_with_the_same_key_is_done_once(client: httpx.AsyncClient) -> None:
+    await put(client, "x")
+    headers = {"idempotency-key": "deploy-7", "if-match": '"1"'}
+    first = await put(client, "x", TWO.to_bytes(), headers=headers)
+    again = await put(client, "x", TWO.to_bytes(), headers=headers)
+    assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+    for method, path, body in [
+        ("POST", "/x/activate", {"version": 1}),
+        ("DELETE", "/x?version=2", None),
+        ("DELETE", "/x", None),
+    ]:
+        headers = {"idempotency-key": f"{method} {path}"}
+        first = await client.request(method, AT + path, json=body, headers=headers)
+        again = await client.request(method, AT + path, json=body, headers=headers)
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert again.json()["generation"] == first.json()["generation"]
+
+
+async def test_key_of_another_request_answers_409(client: httpx.AsyncClient) -> None:
+    await put(client, "x", headers={"idempotency-key": "k"})
+    for response in (
+        await put(client, "x", TWO.to_bytes(), headers={"idempotency-key": "k"}),
+        await put(client, "y", headers={"idempotency-key": "k"}),
+        await client.delete(f"{AT}/x", headers={"idempotency-key": "k"}),
+    ):
+        assert (response.status_code, code(response)) == (409, "CONFLICT")
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_key_that_is_empty_or_too_long_answers_422(client: httpx.AsyncClient, key: str) -> None:
+    response = await put(client, "x", headers={"idempotency-key": key})
+    assert response.status_code == 422
+
+
+async def test_history_says_who_did_what(client: httpx.AsyncClient) -> None:
+    await put(client, "x", headers={"x-request-id": "mine-1"})
+    await client.post(f"{AT}/x/activate", json={"version": 1})
+    history = (await client.get(f"{AT}/x")).json()["history"]
+    assert [(event["action"], event["version"], event["request_id"]) for event in history] == [
+        ("register", 1, "mine-1")
+    ]
+    assert history[0]["source"] == "127.0.0.1"
+
+
+@pytest.fixture
+async def two_versions(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    await put(client, "acme/x")
+    await put(client, "acme/x", TWO.to_bytes(), params={"activate": "false"})
+    return client
+
+
+async def test_split_answers_what_holds_now_and_shows_in_the_listing(two_versions: httpx.AsyncClient) -> None:
+    body = {"weights": {"1": 90, "2": 10}, "shadow": 2}
+    response = await two_versions.put(f"{AT}/acme/x/split", json=body)
+    assert (response.status_code, response.headers["etag"]) == (200, '"3"')
+    assert response.json() == {"name": "acme/x", **body, "generation": 3, "lagging": []}
+    shown = (await two_versions.get(f"{AT}/acme/x")).json()
+    assert (shown["split"], shown["version"]) == (body, 1)
+    assert shown["shadow_rows"] == {"same": 0, "different": 0, "failed": 0, "dropped": 0}
+    assert (await two_versions.get(AT)).json()["adapters"][0]["split"] == body
+    await two_versions.post(f"{AT}/acme/x/activate", json={"version": 2})
+    shown = (await two_versions.get(f"{AT}/acme/x")).json()
+    assert (shown["split"], shown["shadow_rows"]) == (None, None)
+
+
+async def test_split_is_a_compare_and_set_too(two_versions: httpx.AsyncClient) -> None:
+    path, body = f"{AT}/acme/x/split", {"weights": {"1": 100}}
+    assert (await two_versions.put(path, json=body, headers={"if-match": '"1"'})).status_code == 412
+    assert (await two_versions.put(path, json=body, headers={"if-match": '"2"'})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"weights": {}},
+        {"weights": {"1": 99}},
+        {"weights": {"1": 60, "2": 60}},
+        {"weights": {"1": 101, "2": -1}},
+        {"weights": {"01": 100}},
+        {"weights": {"one": 100}},
+        {"weights": {"1": 50.0, "2": 50}},
+        {"weights": {"1": True, "2": 99}},
+        {"weights": {str(n + 1): 5 for n in range(20)}},
+        {"weights": {"1": 100}, "shadow": "2"},
+        {"weights": {"1": 100}, "shadow": 0},
+        {"weights": {"1": 100}, "colour": "red"},
+        [],
+    ],
+)
+async def test_split_of_another_shape_answers_422(two_versions: httpx.AsyncClient, body: object) -> None:
+    response = await two_versions.put(f"{AT}/acme/x/split", json=body)
+    assert (response.status_code, code(response)) == (422, "INVALID_REQUEST")
+    assert (await two_versions.get(f"{AT}/acme/x")).json()["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/acme/x/split", {"weights": {"9": 100}}, 404),
+        ("/acme/x/split", {"shadow": 9}, 404),
+        ("/acme/y/split", {"shadow": 1}, 404),
+        ("/Acme/x/split", {"shadow": 1}, 422),
+    ],
+)
+async def test_split_of_what_is_not_there_is_refused(
+    two_versions: httpx.AsyncClient, path: str, body: object, status: int
+) -> None:
+    assert (await two_versions.put(AT + path, json=body)).status_code == status
+
+
+async def test_delete_of_a_version_in_the_split_answers_409(two_versions: httpx.AsyncClient) -> None:
+    await two_versions.put(f"{AT}/acme/x/split", json={"shadow": 2})
+    response = await two_versions.delete(f"{AT}/acme/x?version=2")
+    assert (response.status_code, code(response)) == (409, "CONFLICT")
+
+
+async def test_fetched_version_is_the_file_that_was_put(two_versions: httpx.AsyncClient) -> None:
+    response = await two_versions.get(f"{AT}/acme/x/versions/2")
+    assert (response.status_code, response.content) == (200, TWO.to_bytes())
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["etag"] == f'"{TWO.sha256}"'
+    for path, status in (("acme/x/versions/3", 404), ("y/versions/1", 404), ("acme/x/versions/0", 422)):
+        assert (await two_versions.get(f"{AT}/{path}")).status_code == status
+
+
+async def test_fetch_of_a_damaged_file_answers_503_and_sends_nothing_of_it(
+    two_versions: httpx.AsyncClient, house: House
+) -> None:
+    path = house.blobs._path(ONE.sha256)
+    path.chmod(0o644)
+    path.write_bytes(b"x" + ONE.to_bytes()[1:])
+    response = await two_versions.get(f"{AT}/acme/x/versions/1")
+    assert (response.status_code, code(response)) == (503, "STORAGE_UNAVAILABLE")
+
+
+async def test_listing_says_tier_and_last_use(client: httpx.AsyncClient, house: House) -> None:
+    await put(client, "x")
+    assert (await client.get(AT)).json()["adapters"][0]["last_used_at"] is None
+    (await house.replicas.replicas[0].resolve(Reference("x"), None)).lease.release()
+    listed = (await client.get(AT)).json()["adapters"][0]
+    assert (listed["requests"], listed["tier"]) == (1, "device")
+    assert listed["last_used_at"].endswith("+00:00")
+    house.engines[0].refuse[TWO.sha256] = house.engines[1].refuse[TWO.sha256] = BankFullError("full")
+    house.catalogue.add_version("y", TWO.sha256, 1)
+    for replica in house.replicas.replicas:
+        await replica.sync()
+    assert (await client.get(AT)).json()["adapters"][1]["tier"] == "store"

@@ -392,3 +392,9 @@ def test_examples_of_answers_are_answers() -> None:
     kinds = TypeAdapter(OneAdapterAnswer | ManyAdaptersAnswer | ItemsAnswer)
     for example in examples.CLASSIFY[200]["content"]["application/json"]["examples"].values():
         kinds.validate_python(example["value"], strict=True, extra="forbid")
+
+
+async def test_x_route_key_reaches_the_resolver(bench: Bench) -> None:
+    await bench.classify(GOOD, **{"x-route-key": "customer 7"})
+    await bench.classify(GOOD)
+    assert bench.resolver.route_keys[-2:] == ["customer 7", None]

@@ -72,7 +72,7 @@ def test_upload_over_the_cap_is_refused_before_the_excess_is_written(tmp_path: P
         staged.write(b"x" * 10)
         with pytest.raises(BodyTooLargeError, match="10 bytes"):
             staged.write(b"x")
-        assert staged._path.stat().st_size == 10
+        assert staged.path.stat().st_size == 10
 
 
 def test_same_bytes_twice_are_one_file(store: BlobStore) -> None:
@@ -100,7 +100,7 @@ def test_uploading_again_repairs_a_damaged_blob(store: BlobStore) -> None:
 def test_bytes_changed_on_their_way_to_the_disk_are_noticed(store: BlobStore) -> None:
     with store.stage() as staged:
         staged.write(DATA)
-        staged._path.write_bytes(b"b" + DATA[1:])
+        staged.path.write_bytes(b"b" + DATA[1:])
         with pytest.raises(StorageUnavailableError, match="other bytes"):
             staged.read_back()
 
@@ -133,8 +133,8 @@ def test_name_that_is_no_hash_never_becomes_a_path(store: BlobStore, name: str) 
 
 def test_delete_returns_the_bytes_freed_and_is_idempotent(store: BlobStore) -> None:
     put(store)
-    assert store.delete(SHA256) == len(DATA)
-    assert store.delete(SHA256) == 0
+    assert store.delete(SHA256) == (len(DATA), 0)
+    assert store.delete(SHA256) == (0, 0)
     assert SHA256 not in store
 
 

@@ -1,9 +1,5 @@
-"""The catalogue: versions, generations, preconditions, durability of the file, one writer and many readers."""
+"""The catalogue: versions, generations, preconditions, splits, the log, repeated requests; on both databases alike."""
 
-import shutil
-import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,21 +7,31 @@ from pathlib import Path
 import pytest
 
 from server.catalogue import Catalogue
+from server.database import sqlite_url
 from server.errors import (
     AdapterNotFoundError,
     ConflictError,
     PreconditionFailedError,
-    StorageFullError,
     StorageUnavailableError,
     VersionNotFoundError,
 )
+from server.records import Addition, Once, Origin, Snapshot
+from server.split import Split
+from tests.server.postgres import new_database
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "catalogue.sqlite")
+    return new_database(request.getfixturevalue("postgres"))
+
+
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
-    opened = Catalogue(tmp_path / "catalogue.sqlite", is_writer=True)
+def catalogue(url: str) -> Iterator[Catalogue]:
+    opened = Catalogue(url, is_writer=True)
     yield opened
     opened.close()
 
@@ -153,11 +159,17 @@ def test_content_is_referenced_while_any_name_keeps_it(catalogue: Catalogue) -> 
     assert not catalogue.is_referenced(C)
 
 
-@pytest.mark.parametrize("operation", ["add_version", "activate", "delete_version", "delete_name"])
+@pytest.mark.parametrize("operation", ["add_version", "activate", "split", "delete_version", "delete_name"])
 def test_write_with_another_generation_raises_and_changes_nothing(catalogue: Catalogue, operation: str) -> None:
     catalogue.add_version("x", A, 1)
     catalogue.add_version("x", B, 1)
-    arguments = {"add_version": ("x", C, 1), "activate": ("x", 1), "delete_version": ("x", 1), "delete_name": ("x",)}
+    arguments = {
+        "add_version": ("x", C, 1),
+        "activate": ("x", 1),
+        "split": ("x", Split({1: 100})),
+        "delete_version": ("x", 1),
+        "delete_name": ("x",),
+    }
     before = catalogue.snapshot()
     with pytest.raises(PreconditionFailedError, match='ETag is "2"'):
         getattr(catalogue, operation)(*arguments[operation], if_match=frozenset({1}))
@@ -209,130 +221,241 @@ def test_concurrent_writes_lose_nothing(catalogue: Catalogue) -> None:
     }
 
 
-def test_acknowledged_change_is_there_after_reopening(catalogue: Catalogue) -> None:
-    catalogue.add_version("x", A, 1)
-    catalogue.close()
-    again = Catalogue(catalogue.path, is_writer=True)
-    assert again.snapshot().adapters["x"].active == 1
-    again.close()
+def test_writers_of_many_servers_lose_no_generation(catalogue: Catalogue, url: str) -> None:
+    """Catalogues of their own, as several servers have them: on SQLite the file's lock keeps them apart."""
+    others = [Catalogue(url, is_writer=True) for _ in range(3)]
 
+    def write(other: Catalogue, index: int) -> None:
+        for step in range(8):
+            other.add_version(f"n{index}", f"{index:032x}{step:032x}", 1)
+            other.add_version("shared", f"{index:032x}{step:032x}", 1)
 
-def test_reader_sees_what_the_writer_committed(catalogue: Catalogue) -> None:
-    reader = Catalogue(catalogue.path, is_writer=False)
-    catalogue.add_version("x", A, 1)
-    assert reader.generation() == 1
-    assert list(reader.snapshot().adapters) == ["x"]
-    reader.close()
-
-
-def test_reader_cannot_write(catalogue: Catalogue) -> None:
-    reader = Catalogue(catalogue.path, is_writer=False)
-    with pytest.raises(StorageUnavailableError):
-        reader.add_version("x", A, 1)
-    reader.close()
-    assert catalogue.generation() == 0
-
-
-def test_reader_of_a_missing_file_raises_and_makes_none(tmp_path: Path) -> None:
-    with pytest.raises(StorageUnavailableError):
-        Catalogue(tmp_path / "none.sqlite", is_writer=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_settings_are_the_durable_ones(catalogue: Catalogue) -> None:
-    with catalogue._transaction() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 3
-
-
-def test_newer_format_is_refused_by_number(catalogue: Catalogue) -> None:
-    catalogue.close()
-    with sqlite3.connect(catalogue.path) as connection:
-        connection.execute("UPDATE meta SET format_version = 7")
-    connection.close()
-    with pytest.raises(StorageUnavailableError, match="format_version 7; this release reads 1"):
-        Catalogue(catalogue.path, is_writer=True)
-
-
-def test_torn_file_is_refused(catalogue: Catalogue) -> None:
-    for index in range(60):
-        catalogue.add_version(f"n{index}", A, 1)
-    catalogue.close()
-    data = bytearray(catalogue.path.read_bytes())
-    data[4096:12288] = b"\xff" * 8192
-    catalogue.path.write_bytes(data)
-    with pytest.raises(StorageUnavailableError, match="damaged"):
-        Catalogue(catalogue.path, is_writer=True)
-
-
-def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "catalogue.sqlite"
-    path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(StorageUnavailableError, match="damaged"):
-        Catalogue(path, is_writer=True)
-    assert path.read_bytes().startswith(b"not a database")
-
-
-def test_full_disk_is_named_and_changes_nothing(catalogue: Catalogue) -> None:
-    with catalogue._transaction() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-
-    def fill() -> None:
-        for index in range(2000):
-            catalogue.add_version(f"n{index}", f"{index:064x}", 1)
-
-    with pytest.raises(StorageFullError):
-        fill()
+    threads = [threading.Thread(target=write, args=(other, index)) for index, other in enumerate(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in others:
+        other.close()
     snapshot = catalogue.snapshot()
-    assert snapshot.generation == len(snapshot.adapters)
+    assert snapshot.generation == 3 * 8 * 2
+    assert list(snapshot.adapters["shared"].versions) == list(range(1, 25))
+    generations = [event.generation for name in snapshot.adapters for event in catalogue.history(name, 100)]
+    assert sorted(generations) == list(range(1, 49))
 
 
-def test_killed_writer_leaves_whole_transactions(tmp_path: Path) -> None:
-    path = tmp_path / "catalogue.sqlite"
-    Catalogue(path, is_writer=True).close()
-    program = (
-        "import sys; from pathlib import Path; from server.catalogue import Catalogue\n"
-        "c = Catalogue(Path(sys.argv[1]), is_writer=True)\n"
-        "for i in range(10**6):\n"
-        "    print(c.add_version(f'n{i % 7}', f'{i:064x}', i).generation, flush=True)\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    acknowledged = 0
-    for line in child.stdout:
-        acknowledged = int(line)
-        if acknowledged >= 25:
-            break
-    child.kill()
-    rest = child.stdout.read().split()
-    child.wait()
-    child.stdout.close()
-    acknowledged = int(rest[-1]) if rest else acknowledged
-    survived = Catalogue(path, is_writer=True)
-    snapshot = survived.snapshot()
-    survived.close()
-    assert snapshot.generation in (acknowledged, acknowledged + 1)
-    assert sum(len(entry.versions) for entry in snapshot.adapters.values()) == snapshot.generation
-
-
-def test_journal_of_a_killed_writer_is_rolled_back_by_a_reader(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_changes_since_a_generation_lead_to_the_snapshot(catalogue: Catalogue) -> None:
     catalogue.add_version("x", A, 1)
-    catalogue.close()
-    torn = sqlite3.connect(catalogue.path, isolation_level=None)
-    torn.execute("PRAGMA cache_size = 1")
-    torn.execute("PRAGMA cache_spill = ON")
-    torn.execute("BEGIN IMMEDIATE")
-    for index in range(3000):
-        torn.execute("INSERT INTO versions VALUES (?, 1, ?, 1, '', 'kept')", (f"half{index}", A))
-    left = tmp_path / "left"
-    left.mkdir()
-    for path in tmp_path.glob("catalogue.sqlite*"):
-        shutil.copy(path, left)
-    torn.execute("ROLLBACK")
-    torn.close()
-    assert (left / "catalogue.sqlite-journal").exists()
-    reader = Catalogue(left / "catalogue.sqlite", is_writer=False)
-    assert list(reader.snapshot().adapters) == ["x"]
-    assert not any(reader.is_referenced(f"{index:064x}") for index in range(2))
-    reader.close()
+    catalogue.add_version("gone", A, 1)
+    before = catalogue.snapshot()
+    catalogue.add_version("x", B, 1, activate=False)
+    catalogue.add_version("new", C, 1)
+    catalogue.delete_name("gone")
+    changes = catalogue.changes_since(before.generation)
+    assert {name: entry is None for name, entry in changes.adapters.items()} == {"gone": True, "new": False, "x": False}
+    assert before.after(changes) == catalogue.snapshot()
+    assert catalogue.changes_since(changes.generation).adapters == {}
+
+
+def test_many_versions_in_one_change_have_one_generation(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    changes = catalogue.add_versions([Addition("x", A, 1), Addition("y", B, 1), Addition("y", C, 1)])
+    assert [(change.version, change.generation, change.is_new) for change in changes] == [
+        (1, 1, False),
+        (1, 2, True),
+        (2, 2, True),
+    ]
+    assert (catalogue.generation(), catalogue.snapshot().adapters["y"].active) == (2, 2)
+
+
+def test_nothing_new_in_one_change_leaves_the_generation(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    catalogue.add_versions([Addition("x", A, 1)])
+    assert catalogue.generation() == 1
+
+
+def test_version_whose_bytes_are_gone_is_not_added(catalogue: Catalogue) -> None:
+    with pytest.raises(StorageUnavailableError, match="removed from the store meanwhile"):
+        catalogue.add_version("x", A, 1, is_stored=lambda sha256: False)
+    assert catalogue.snapshot() == Snapshot(0, {})
+
+
+def test_collect_deletes_only_what_no_version_needs(catalogue: Catalogue) -> None:
+    deleted: list[str] = []
+
+    delete = deleted.append
+    catalogue.add_version("x", A, 1)
+    catalogue.collect(A, delete)
+    catalogue.collect(B, delete)
+    assert deleted == [B]
+
+
+def test_content_collected_while_it_is_registered_again_is_never_lost(catalogue: Catalogue, url: str) -> None:
+    """Whoever comes second sees what the first did: either the bytes are kept, or the version is refused."""
+    other = Catalogue(url, is_writer=True)
+    for step in range(20):
+        stored, outcomes = {A}, []
+
+        def collect(stored: set[str] = stored) -> None:
+            other.collect(A, stored.discard)
+
+        def register(stored: set[str] = stored, outcomes: list[bool] = outcomes, name: str = f"n{step}") -> None:
+            try:
+                catalogue.add_version(name, A, 1, is_stored=stored.__contains__)
+                outcomes.append(True)
+            except StorageUnavailableError:
+                outcomes.append(False)
+
+        threads = [threading.Thread(target=work) for work in (collect, register)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes == [A in stored]
+        if outcomes[0]:
+            catalogue.delete_name(f"n{step}")
+    other.close()
+
+
+def test_pages_are_in_the_order_of_bytes_with_the_configuration_of_the_shown_version(catalogue: Catalogue) -> None:
+    for name in ("b", "a-b", "a.b", "a/b", "a0", "a"):
+        catalogue.add_version(name, A, 1, config=f'"{name}"')
+    catalogue.add_version("b", B, 1, config="2", activate=False)
+    names = [listed.name for listed in catalogue.page(10)]
+    assert names == sorted(names)
+    assert names[0] == "a"
+    assert [(listed.name, listed.config) for listed in catalogue.page(2, "a/b")] == [("a0", '"a0"'), ("b", '"b"')]
+    assert catalogue.page(10, "b") == []
+
+
+def test_get_of_one_name_is_that_of_the_page(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1, config="1", no_effect=True)
+    assert catalogue.get("x") == catalogue.page(1)[0]
+    assert catalogue.get("y") is None
+    catalogue.delete_name("x")
+    assert catalogue.get("x") is None
+
+
+def test_configuration_can_be_written_down_later(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    assert catalogue.without_config() == {A}
+    catalogue.set_config(A, "{}")
+    assert (catalogue.without_config(), catalogue.page(1)[0].config) == (set(), "{}")
+
+
+def test_log_holds_each_change_with_who_made_it(catalogue: Catalogue) -> None:
+    me = Origin("key1", "127.0.0.1", "request-1")
+    catalogue.add_version("x", A, 1, origin=me)
+    catalogue.add_version("x", B, 1, activate=False)
+    catalogue.activate("x", 2)
+    catalogue.split("x", Split({1: 50, 2: 50}))
+    catalogue.activate("x", 2)
+    catalogue.delete_version("x", 1, origin=me)
+    catalogue.delete_name("x")
+    history = catalogue.history("x", 10)
+    assert [(e.generation, e.action, e.version, e.active_version) for e in reversed(history)] == [
+        (1, "register", 1, 1),
+        (2, "register", 2, 1),
+        (3, "activate", 2, 2),
+        (4, "split", None, 2),
+        (5, "activate", 2, 2),
+        (6, "delete", 1, 2),
+        (7, "delete", 2, None),
+    ]
+    assert (history[-1].key_id, history[-1].source, history[-1].request_id) == ("key1", "127.0.0.1", "request-1")
+    assert [event.generation for event in catalogue.history("x", 2)] == [7, 6]
+
+
+def test_refused_change_is_not_in_the_log(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    with pytest.raises(ConflictError):
+        catalogue.delete_version("x", 1)
+    assert len(catalogue.history("x", 10)) == 1
+
+
+def test_request_sent_again_is_not_done_again(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    once = [Once(f"key{n}", f"request{n}") for n in range(4)]
+    added = catalogue.add_version("x", B, 1, if_match=frozenset({1}), once=once[0], no_effect=False)
+    split = catalogue.split("x", Split({1: 10, 2: 90}, 1), once=once[1])
+    activated = catalogue.activate("x", 1, once=once[2])
+    removed = catalogue.delete_name("x", once=once[3])
+    generation = catalogue.generation()
+    assert catalogue.add_version("x", B, 1, if_match=frozenset({1}), once=once[0], no_effect=False) == added
+    assert catalogue.split("x", Split({1: 10, 2: 90}, 1), once=once[1]) == split
+    assert catalogue.activate("x", 1, once=once[2]) == activated
+    assert catalogue.delete_name("x", once=once[3]) == removed
+    assert catalogue.outcome_of(once[0]) == added
+    assert catalogue.generation() == generation
+
+
+def test_refused_request_may_be_sent_again(catalogue: Catalogue) -> None:
+    once = Once("key", "request")
+    with pytest.raises(AdapterNotFoundError):
+        catalogue.activate("x", 1, once=once)
+    catalogue.add_version("x", A, 1, activate=False)
+    assert catalogue.activate("x", 1, once=once).is_active
+
+
+def test_key_with_another_request_raises_and_does_nothing(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1, once=Once("key", "one"))
+    with pytest.raises(ConflictError, match="Idempotency-Key"):
+        catalogue.add_version("y", A, 1, once=Once("key", "other"))
+    assert catalogue.names_ever_held() == {"x"}
+
+
+def test_keys_are_forgotten_after_a_day(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = Once("key", "one")
+    catalogue.add_version("x", A, 1, once=once)
+    assert catalogue.forget_requests() == 0
+    monkeypatch.setattr("server.catalogue.REPEATABLE_FOR_S", -1)
+    assert catalogue.forget_requests() == 1
+    assert catalogue.outcome_of(once) is None
+
+
+def test_split_is_an_entry_of_the_snapshot_until_a_version_is_activated(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    catalogue.add_version("x", B, 1, activate=False)
+    split = Split({1: 90, 2: 10}, shadow=2)
+    assert catalogue.split("x", split).generation == 3
+    assert catalogue.split("x", split).generation == 3
+    assert catalogue.snapshot().adapters["x"].split == split
+    catalogue.add_version("x", C, 1, activate=False)
+    assert catalogue.snapshot().adapters["x"].split == split
+    assert catalogue.activate("x", 1).generation == 5
+    assert catalogue.snapshot().adapters["x"].split is None
+
+
+def test_upload_of_the_active_bytes_ends_the_split(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    catalogue.split("x", Split({}, shadow=1))
+    assert catalogue.add_version("x", A, 1).generation == 3
+    assert catalogue.snapshot().adapters["x"].split is None
+
+
+def test_split_without_weights_leaves_all_to_the_active_version(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    catalogue.add_version("x", B, 1, activate=False)
+    assert catalogue.split("x", Split({}, shadow=2)).split == Split({1: 100}, 2)
+
+
+def test_split_without_weights_of_a_name_without_active_version_raises(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1, activate=False)
+    with pytest.raises(ConflictError):
+        catalogue.split("x", Split({}, shadow=1))
+
+
+@pytest.mark.parametrize("split", [Split({1: 50, 9: 50}), Split({1: 100}, shadow=9)])
+def test_split_with_an_unknown_version_raises(catalogue: Catalogue, split: Split) -> None:
+    catalogue.add_version("x", A, 1)
+    with pytest.raises(VersionNotFoundError):
+        catalogue.split("x", split)
+
+
+@pytest.mark.parametrize("split", [Split({1: 50, 2: 50}), Split({2: 100}), Split({1: 100}, shadow=2)])
+def test_delete_of_a_version_in_the_split_raises(catalogue: Catalogue, split: Split) -> None:
+    catalogue.add_version("x", A, 1)
+    catalogue.add_version("x", B, 1, activate=False)
+    catalogue.split("x", split)
+    with pytest.raises(ConflictError, match="split"):
+        catalogue.delete_version("x", 2)

@@ -27,7 +27,8 @@ def engine() -> Engine:
 async def plane(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DataPlane]:
     settings = Settings(state_dir=tmp_path)
     adapter: Adapter = tiny_adapter(tiny_backbone())
-    with state.opened(settings.catalogue_path, settings.blobs_dir) as (catalogue, blobs):
+    blobs = settings.open_blobs()
+    with state.opened(settings.catalogue, blobs) as catalogue:
         with blobs.stage() as staged:
             staged.write(adapter.to_bytes())
             staged.keep()

@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
 from server.errors import InvalidRequestError
-from server.names import RESERVED_SEGMENTS, Reference, check_name, parse_reference
+from server.names import REFERENCE_PATTERN, RESERVED_SEGMENTS, Reference, check_name, parse_reference
 
 
 @pytest.mark.parametrize("name", ["a", "sst2", "acme/spam", "0.1_b-c", "a.b/c-d", "a" * 64, "a" * 64 + "/" + "b" * 64])
@@ -39,6 +41,18 @@ def test_reference_without_version_means_the_active_one() -> None:
 
 def test_reference_with_version_pins_it() -> None:
     assert parse_reference("acme/spam@12") == Reference("acme/spam", 12)
+
+
+def test_reference_with_content_pins_that() -> None:
+    reference = parse_reference(f"acme/spam@sha256:{'0a' * 32}")
+    assert (reference, reference.is_pinned) == (Reference("acme/spam", None, "0a" * 32), True)
+    assert re.fullmatch(REFERENCE_PATTERN, f"acme/spam@sha256:{'0a' * 32}")
+
+
+@pytest.mark.parametrize("content", ["", "0a", "0A" * 32, "0a" * 33, "0g" * 32])
+def test_malformed_content_is_refused(content: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not a version"):
+        parse_reference(f"sst2@sha256:{content}")
 
 
 @pytest.mark.parametrize("version", ["", "0", "01", "-1", "1.0", "x", "1@2", "１", "1" * 10, " 1"])

@@ -1,6 +1,7 @@
 """The registry: a refusal leaves nothing, an acknowledged change is everywhere, races end well, whoever hangs up."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import pytest
 
 from adakron import Adapter
 from adakron.errors import BankFullError, NonFiniteError
-from server.errors import BodyTooLargeError, ConflictError, NotReadyError, PreconditionFailedError
+from server.errors import (
+    BodyTooLargeError,
+    ConflictError,
+    NotReadyError,
+    PreconditionFailedError,
+    StorageUnavailableError,
+)
+from server.names import Reference
 from server.registry import Put
 from tests.server.fakes import House, tiny_adapter, with_broken_tensor
 
@@ -42,9 +50,9 @@ async def test_same_bytes_under_another_name_share_the_blob(house: House) -> Non
     await put(house, "y", ONE)
     assert house.files() == [ONE.sha256]
     first = await house.registry.delete("x")
-    assert (first.disk_bytes, house.files()) == (0, [ONE.sha256])
+    assert (first.freed.disk_bytes, house.files()) == (0, [ONE.sha256])
     second = await house.registry.delete("y")
-    assert (second.disk_bytes, house.files()) == (ONE.size_bytes, [])
+    assert (second.freed.disk_bytes, house.files()) == (ONE.size_bytes, [])
 
 
 async def test_refused_bytes_leave_nothing(house: House) -> None:
@@ -161,7 +169,7 @@ async def test_delete_while_the_same_bytes_are_put_elsewhere_keeps_the_blob(hous
     house.replicas.before_prove = wait
     upload = asyncio.create_task(put(house, "y", ONE))
     await proving.wait()
-    assert (await house.registry.delete("x")).disk_bytes == 0
+    assert (await house.registry.delete("x")).freed == (0, 0)
     go_on.set()
     await upload
     assert house.blobs.read(ONE.sha256) == ONE.to_bytes()
@@ -173,7 +181,7 @@ async def test_concurrent_puts_of_one_name_are_one_after_another(house: House) -
     assert sorted(result.change.version for result in results) == [1, 2, 3, 4, 5, 6]
     last = max(results, key=lambda result: result.change.generation)
     for replica in house.replicas.replicas:
-        assert (await replica.resolve("x", None, None)).sha256 == last.change.sha256
+        assert (await replica.resolve(Reference("x"), None)).sha256 == last.change.sha256
 
 
 async def test_put_and_delete_of_many_names_leave_no_trace(house: House) -> None:
@@ -193,7 +201,11 @@ async def test_delete_reports_what_was_freed_on_all_replicas(house: House) -> No
     await put(house, "x", ONE)
     await put(house, "x", TWO)
     deleted = await house.registry.delete("x", 1)
-    assert (deleted.versions, deleted.device_bytes, deleted.disk_bytes) == ((1,), 2 * ONE.size_bytes, ONE.size_bytes)
+    assert (deleted.versions, deleted.device_bytes, deleted.freed.disk_bytes) == (
+        (1,),
+        2 * ONE.size_bytes,
+        ONE.size_bytes,
+    )
 
 
 async def test_delete_of_the_active_version_alone_raises(house: House) -> None:
@@ -220,7 +232,7 @@ async def test_listing_says_where_a_version_is_resident(house: House) -> None:
 
 
 async def test_listing_goes_on_without_an_answer_of_the_replicas(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never() -> list[object]:
+    async def never(names: object) -> list[object]:
         await asyncio.sleep(60)
         return []
 
@@ -232,6 +244,39 @@ async def test_listing_goes_on_without_an_answer_of_the_replicas(house: House, m
 
 async def test_listing_shows_an_adapter_whose_blob_is_damaged(house: House) -> None:
     await put(house, "x", ONE)
-    house.registry._configs.clear()
     house.blobs.delete(ONE.sha256)
-    assert (await house.registry.get("x")).config is None
+    assert (await house.registry.get("x")).config == ONE.config
+
+
+async def test_tidying_spares_uploads_and_what_versions_need(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await put(house, "x", ONE)
+    with house.blobs.stage() as staged:
+        staged.write(b"left by a server that was killed")
+        orphan = staged.keep()
+    monkeypatch.setattr("server.registry.TIDY_EVERY_S", 0.01)
+    tidying = asyncio.create_task(house.registry.keep_tidy())
+    await asyncio.sleep(0.1)
+    assert house.files() == sorted([ONE.sha256, orphan])
+    os.utime(house.blobs._path(orphan), (0, 0))
+    async with asyncio.timeout(5):
+        while orphan in house.files():
+            await asyncio.sleep(0.01)
+    tidying.cancel()
+    assert house.files() == [ONE.sha256]
+
+
+async def test_tidying_goes_on_after_a_failure(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def broken() -> int:
+        nonlocal calls
+        calls += 1
+        raise StorageUnavailableError("away")
+
+    monkeypatch.setattr("server.registry.TIDY_EVERY_S", 0.001)
+    monkeypatch.setattr(house.catalogue, "forget_requests", broken)
+    tidying = asyncio.create_task(house.registry.keep_tidy())
+    async with asyncio.timeout(5):
+        while calls < 3:
+            await asyncio.sleep(0.01)
+    tidying.cancel()

@@ -12,8 +12,11 @@ from adakron import Adapter
 from adakron.errors import BankFullError, BaseMismatchError
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import sqlite_url
 from server.errors import AdapterNotFoundError, NotReadyError, StorageUnavailableError, VersionNotFoundError
+from server.names import Reference
 from server.replica import Replica
+from server.split import Split
 from tests.server.fakes import FakeEngine, tiny_adapter
 
 ONE, TWO, THREE = (tiny_adapter(seed) for seed in (1, 2, 3))
@@ -23,8 +26,9 @@ class Store:
     """The catalogue and the blobs as the registry writes them."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = Catalogue(folder / "catalogue.sqlite", is_writer=True)
-        self.reader = Catalogue(folder / "catalogue.sqlite", is_writer=False)
+        self.path = folder / "catalogue.sqlite"
+        self.writer = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=True)
+        self.reader = Catalogue(sqlite_url(folder / "catalogue.sqlite"), is_writer=False)
         self.blobs = BlobStore(folder / "blobs")
 
     def add(self, name: str, adapter: Adapter, *, activate: bool = True) -> int:
@@ -73,7 +77,7 @@ async def test_bare_name_means_the_active_version(store: Store, replica: Replica
     store.add("x", TWO)
     store.writer.activate("x", 1)
     replica.load()
-    resolved = await replica.resolve("x", None, None)
+    resolved = await replica.resolve(Reference("x"), None)
     assert (resolved.name, resolved.version, resolved.sha256) == ("x", 1, ONE.sha256)
 
 
@@ -81,14 +85,14 @@ async def test_pinned_version_is_served_whether_active_or_not(store: Store, repl
     store.add("x", ONE)
     store.add("x", TWO)
     replica.load()
-    assert (await replica.resolve("x", 1, None)).sha256 == ONE.sha256
-    assert (await replica.resolve("x", 2, None)).sha256 == TWO.sha256
+    assert (await replica.resolve(Reference("x", 1), None)).sha256 == ONE.sha256
+    assert (await replica.resolve(Reference("x", 2), None)).sha256 == TWO.sha256
 
 
 async def test_resolved_lease_is_counted_and_given_back(store: Store, engine: FakeEngine, replica: Replica) -> None:
     store.add("x", ONE)
     replica.load()
-    resolved = await replica.resolve("x", None, None)
+    resolved = await replica.resolve(Reference("x"), None)
     assert engine.leased[ONE.sha256] == 1
     resolved.lease.release()
     assert engine.leased[ONE.sha256] == 0
@@ -97,42 +101,42 @@ async def test_resolved_lease_is_counted_and_given_back(store: Store, engine: Fa
 async def test_unknown_name_is_looked_for_in_the_catalogue_once(store: Store, replica: Replica) -> None:
     replica.load()
     store.add("x", ONE)
-    assert (await replica.resolve("x", None, None)).version == 1
+    assert (await replica.resolve(Reference("x"), None)).version == 1
 
 
 async def test_unknown_version_is_looked_for_in_the_catalogue_once(store: Store, replica: Replica) -> None:
     store.add("x", ONE)
     replica.load()
     store.add("x", TWO)
-    assert (await replica.resolve("x", 2, None)).version == 2
+    assert (await replica.resolve(Reference("x", 2), None)).version == 2
 
 
 async def test_known_name_is_resolved_without_the_catalogue(store: Store, replica: Replica) -> None:
     store.add("x", ONE)
     replica.load()
-    store.reader.path.rename(store.reader.path.with_suffix(".gone"))
+    store.path.rename(store.path.with_suffix(".gone"))
     store.reader.close()
-    assert (await replica.resolve("x", None, None)).version == 1
+    assert (await replica.resolve(Reference("x"), None)).version == 1
 
 
 async def test_unknown_name_with_the_catalogue_away_is_not_called_unknown(store: Store, replica: Replica) -> None:
     replica.load()
-    store.reader.path.rename(store.reader.path.with_suffix(".gone"))
+    store.path.rename(store.path.with_suffix(".gone"))
     store.reader.close()
     with pytest.raises(StorageUnavailableError):
-        await replica.resolve("x", None, None)
+        await replica.resolve(Reference("x"), None)
 
 
 async def test_unknown_name_raises_with_the_nearest_one(store: Store, replica: Replica) -> None:
     store.add("acme/spam", ONE)
     with pytest.raises(AdapterNotFoundError) as caught:
-        await replica.resolve("acme/span", None, None)
+        await replica.resolve(Reference("acme/span"), None)
     assert caught.value.hint == "did you mean 'acme/spam'?"
 
 
 async def test_unknown_name_in_an_empty_catalogue_says_how_to_register(replica: Replica) -> None:
     with pytest.raises(AdapterNotFoundError) as caught:
-        await replica.resolve("x", None, None)
+        await replica.resolve(Reference("x"), None)
     assert "PUT" in str(caught.value.hint)
 
 
@@ -150,16 +154,16 @@ async def test_hint_among_ten_thousand_names_is_quick(
 async def test_unknown_version_raises_and_names_those_kept(store: Store, replica: Replica) -> None:
     store.add("x", ONE)
     with pytest.raises(VersionNotFoundError) as caught:
-        await replica.resolve("x", 9, None)
+        await replica.resolve(Reference("x", 9), None)
     assert "x@1" in str(caught.value.hint)
 
 
 async def test_name_with_only_staged_versions_answers_pinned_alone(store: Store, replica: Replica) -> None:
     store.add("x", ONE, activate=False)
-    assert (await replica.resolve("x", 1, None)).version == 1
+    assert (await replica.resolve(Reference("x", 1), None)).version == 1
     assert replica.names() == ()
     with pytest.raises(AdapterNotFoundError) as caught:
-        await replica.resolve("x", None, None)
+        await replica.resolve(Reference("x"), None)
     assert "x@1" in str(caught.value.hint)
 
 
@@ -167,13 +171,13 @@ async def test_min_generation_catches_up_first(store: Store, replica: Replica) -
     store.add("x", ONE)
     replica.load()
     generation = store.add("x", TWO)
-    assert (await replica.resolve("x", None, generation)).version == 2
+    assert (await replica.resolve(Reference("x"), generation)).version == 2
 
 
 async def test_min_generation_of_the_future_raises(store: Store, replica: Replica) -> None:
     store.add("x", ONE)
     with pytest.raises(NotReadyError):
-        await replica.resolve("x", None, 7)
+        await replica.resolve(Reference("x"), 7)
 
 
 async def test_apply_reports_generation_and_bytes_freed(store: Store, replica: Replica) -> None:
@@ -234,7 +238,8 @@ async def test_many_unknown_names_at_once_share_the_look_up(
         return real()
 
     monkeypatch.setattr(store.reader, "generation", counted)
-    answers = await asyncio.gather(*(replica.resolve(f"n{n}", None, None) for n in range(200)), return_exceptions=True)
+    calls = (replica.resolve(Reference(f"n{n}"), None) for n in range(200))
+    answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(answer, AdapterNotFoundError) for answer in answers)
     assert reads <= 3
 
@@ -277,10 +282,10 @@ async def test_damaged_blob_blocks_only_its_own_adapter(store: Store, replica: R
     store.add("y", TWO)
     store.blobs.delete(ONE.sha256)
     replica.load()
-    assert (await replica.resolve("y", None, None)).version == 1
+    assert (await replica.resolve(Reference("y"), None)).version == 1
     with pytest.raises(NotReadyError, match="cannot be served"):
-        await replica.resolve("x", None, None)
-    assert set(replica.status().broken) == {ONE.sha256}
+        await replica.resolve(Reference("x"), None)
+    assert set(replica.status([]).broken) == {ONE.sha256}
 
 
 async def test_damaged_blob_of_a_resident_adapter_changes_nothing(store: Store, replica: Replica) -> None:
@@ -289,8 +294,8 @@ async def test_damaged_blob_of_a_resident_adapter_changes_nothing(store: Store, 
     store.blobs.delete(ONE.sha256)
     generation = store.add("y", TWO)
     await replica.apply(generation)
-    assert (await replica.resolve("x", None, None)).version == 1
-    assert replica.status().broken == {}
+    assert (await replica.resolve(Reference("x"), None)).version == 1
+    assert replica.status([]).broken == {}
 
 
 async def test_repaired_blob_is_loaded_by_a_later_sync(
@@ -302,7 +307,7 @@ async def test_repaired_blob_is_loaded_by_a_later_sync(
     replica.load()
     store.add("x", ONE)
     await replica.sync()
-    assert (await replica.resolve("x", None, None)).version == 1
+    assert (await replica.resolve(Reference("x"), None)).version == 1
 
 
 async def test_loader_that_raises_anything_blocks_only_its_adapter(
@@ -312,8 +317,8 @@ async def test_loader_that_raises_anything_blocks_only_its_adapter(
     store.add("x", ONE)
     store.add("y", TWO)
     replica.load()
-    assert replica.status().broken == {ONE.sha256: "MemoryError"}
-    assert (await replica.resolve("y", None, None)).version == 1
+    assert replica.status([]).broken == {ONE.sha256: "MemoryError"}
+    assert (await replica.resolve(Reference("y"), None)).version == 1
 
 
 async def test_prove_serves_nothing(store: Store, engine: FakeEngine, replica: Replica) -> None:
@@ -333,10 +338,15 @@ async def test_prove_raises_what_the_engine_finds(store: Store, engine: FakeEngi
 
 async def test_status_counts_calls_by_name(store: Store, replica: Replica) -> None:
     store.add("x", ONE)
-    await replica.resolve("x", None, None)
-    await replica.resolve("x", 1, None)
-    status = replica.status()
-    assert (status.requests, status.adapter_bytes, status.replica_id) == ({"x": 2}, ONE.size_bytes, "r1")
+    await replica.resolve(Reference("x"), None)
+    await replica.resolve(Reference("x", 1), None)
+    status = replica.status(["x", "unknown"])
+    assert (status.uses["x"].requests, status.uses.keys(), status.adapter_bytes, status.replica_id) == (
+        2,
+        {"x"},
+        ONE.size_bytes,
+        "r1",
+    )
 
 
 async def test_replacing_under_load_never_leaves_a_name_without_version(
@@ -363,9 +373,96 @@ async def test_replacing_under_load_never_leaves_a_name_without_version(
     seen = set()
     while not stop.is_set() and not replacing.done():
         for _ in range(50):
-            resolved = await replica.resolve("x", None, None)
+            resolved = await replica.resolve(Reference("x"), None)
             seen.add(resolved.version)
             resolved.lease.release()
         await asyncio.sleep(0.001)  # a loop that never rests would keep the interpreter lock from the writer
     await replacing
     assert len(seen) > 3
+
+
+async def test_content_is_a_pin_of_the_newest_version_that_has_it(store: Store, replica: Replica) -> None:
+    for adapter in (ONE, TWO):
+        store.add("x", adapter)
+    store.writer.delete_name("x")
+    store.add("x", ONE)
+    store.add("x", TWO)
+    replica.load()
+    resolved = await replica.resolve(Reference("x", sha256=ONE.sha256), None)
+    assert (resolved.version, resolved.sha256) == (3, ONE.sha256)
+    with pytest.raises(VersionNotFoundError):
+        await replica.resolve(Reference("x", sha256=THREE.sha256), None)
+
+
+async def test_split_sends_each_route_key_to_one_version_and_all_in_their_shares(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO, activate=False)
+    store.writer.split("x", Split({1: 70, 2: 30}))
+    replica.load()
+    versions = {}
+    for key in range(300):
+        for _ in range(2):
+            resolved = await replica.resolve(Reference("x"), None, str(key))
+            resolved.lease.release()
+            assert versions.setdefault(key, resolved.version) == resolved.version
+            assert resolved.sha256 == (ONE.sha256 if resolved.version == 1 else TWO.sha256)
+    assert 0.6 < list(versions.values()).count(1) / 300 < 0.8
+    assert sum(engine.leased.values()) == 0
+
+
+async def test_pins_know_nothing_of_the_split(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO, activate=False)
+    store.writer.split("x", Split({2: 100}, shadow=1))
+    replica.load()
+    pinned = await replica.resolve(Reference("x", 1), None)
+    assert (pinned.version, pinned.shadow) == (1, None)
+    bare = await replica.resolve(Reference("x"), None)
+    assert (bare.version, bare.shadow) == (2, 1)
+    assert replica.shadows(["x", "unknown"]) == [("x", 1)]
+
+
+async def test_activating_ends_the_split_on_the_replica(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO, activate=False)
+    store.writer.split("x", Split({2: 100}))
+    replica.load()
+    await replica.apply(store.writer.activate("x", 1).generation)
+    assert (await replica.resolve(Reference("x"), None)).version == 1
+
+
+async def test_call_under_way_keeps_its_version_when_another_is_activated(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    store.add("x", ONE)
+    replica.load()
+    resolved = await replica.resolve(Reference("x"), None)
+    store.add("x", TWO)
+    await replica.apply(store.writer.delete_version("x", 1).generation)
+    assert engine.leased[resolved.lease.key] == 1
+    assert resolved.lease.key == ONE.sha256
+
+
+async def test_lease_for_a_shadow_is_not_counted_as_a_call(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    replica.lease("x", 1).release()
+    assert replica.status(["x"]).uses == {}
+    assert engine.leased[ONE.sha256] == 0
+    for name, version in (("x", 2), ("y", 1)):
+        with pytest.raises(VersionNotFoundError):
+            replica.lease(name, version)
+
+
+async def test_replica_ahead_of_a_restored_catalogue_follows_it_back(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("gone", TWO)
+    replica.load()
+    with store.writer._database.write() as connection:
+        connection.exec_driver_sql("UPDATE meta SET generation = 1")
+        connection.exec_driver_sql("UPDATE adapters SET deleted = 1 WHERE name = 'gone'")
+        connection.exec_driver_sql("UPDATE versions SET state = 'deleted' WHERE name = 'gone'")
+    await replica.sync()
+    assert (replica.generation, replica.names()) == (1, ("x",))

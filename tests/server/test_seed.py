@@ -10,8 +10,9 @@ from adakron.errors import AdaKronError
 from server import state
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
+from server.database import sqlite_url
 from server.errors import InvalidRequestError
-from server.seed import seed, shipped_adapters
+from server.seed import seed, shipped_adapters, write_down_configs
 from tests.server.fakes import FINGERPRINT, tiny_adapter
 
 OURS = Fingerprint(FINGERPRINT, FINGERPRINT, FINGERPRINT)
@@ -20,8 +21,9 @@ ONE, TWO = tiny_adapter(1), tiny_adapter(2)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[tuple[Catalogue, BlobStore]]:
-    with state.opened(tmp_path / "c.sqlite", tmp_path / "blobs") as opened:
-        yield opened
+    blobs = BlobStore(tmp_path / "blobs")
+    with state.opened(sqlite_url(tmp_path / "c.sqlite"), blobs) as catalogue:
+        yield catalogue, blobs
 
 
 @pytest.fixture
@@ -79,3 +81,14 @@ def test_folder_whose_name_no_adapter_may_have_raises(store: tuple[Catalogue, Bl
 
 def test_shipped_adapters_are_in_the_checkout(project_dir: Path) -> None:
     assert shipped_adapters() == project_dir / "adapters"
+
+
+def test_configurations_are_written_down_where_the_blob_can_be_read(store: tuple[Catalogue, BlobStore]) -> None:
+    catalogue, blobs = store
+    with blobs.stage() as staged:
+        staged.write(ONE.to_bytes())
+        staged.keep()
+    catalogue.add_version("one", ONE.sha256, 1)
+    catalogue.add_version("lost", TWO.sha256, 1)
+    write_down_configs(catalogue, blobs)
+    assert {listed.name: listed.config for listed in catalogue.page(9)} == {"one": ONE.config.to_json(), "lost": None}

@@ -390,3 +390,34 @@ async def test_time_in_each_stage_is_counted(bench: Bench) -> None:
     await bench.answer({"adapter": "sst2", "inputs": "x"})
     for stage in ("tokenize", "queue", "forward"):
         assert bench.metrics.registry.get_sample_value("adakron_stage_seconds_count", {"stage": stage}) == 1
+
+
+async def test_shadow_runs_behind_the_answer_and_is_never_in_it(bench: Bench) -> None:
+    bench.resolver.add("sst2")
+    bench.resolver.shadow["sst2"] = 1
+    answer = await bench.answer({"adapter": "sst2", "inputs": ["good", "  ", "better"]})
+    assert (answer["version"], len(answer["results"]), answer["errors"]) == (2, 3, 1)
+    shadows = bench.service.shadows
+    await asyncio.gather(*shadows._under_way)
+    verdicts = shadows.verdicts("sst2", 1)
+    assert verdicts["same"] + verdicts["different"] == 2
+    assert {row.lease.key for batch in bench.engine.batches for row in batch} == set(
+        bench.resolver.versions["sst2"].values()
+    )
+    assert bench.engine.n_held == 0
+
+
+async def test_shadow_of_one_adapter_gets_only_its_rows(bench: Bench) -> None:
+    bench.resolver.add("sst2")
+    bench.resolver.shadow["sst2"] = 1
+    items = [{"adapter": "sst2", "text": "a"}, {"adapter": "acme/topics", "text": "b"}]
+    await bench.answer({"items": items})
+    await asyncio.gather(*bench.service.shadows._under_way)
+    assert sum(bench.service.shadows.verdicts("sst2", 1).values()) == 1
+
+
+async def test_call_that_fails_has_no_shadow(bench: Bench) -> None:
+    bench.resolver.shadow["sst2"] = 1
+    with pytest.raises(InputError):
+        await bench.answer({"adapter": "sst2", "inputs": ["  "]})
+    assert not bench.service.shadows._under_way

@@ -60,3 +60,16 @@ def test_value_out_of_bounds_or_unknown_is_refused(wrong: dict[str, object]) -> 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_catalogue_is_a_file_in_the_state_folder_unless_a_url_says_otherwise(tmp_path: Path) -> None:
+    assert Settings(state_dir=tmp_path).catalogue == f"sqlite:///{tmp_path}/catalogue.sqlite"
+    assert Settings.model_validate({"catalogue_url": "postgresql://me@db/x"}).catalogue == "postgresql://me@db/x"
+
+
+def test_password_of_the_catalogue_is_never_shown() -> None:
+    settings = Settings.model_validate({"catalogue_url": "postgresql://me:secret@db/x"})
+    assert "secret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"catalogue_url": "mysql://me:secret@db/x"})
+    assert "secret" not in str(caught.value)

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from server import state
+from server.blobs import BlobStore
+from server.database import sqlite_url
 from server.errors import StorageUnavailableError
+from tests.server.postgres import new_database
 
 
 def test_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
@@ -54,22 +57,57 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_opened_makes_an_empty_catalogue_once(tmp_path: Path) -> None:
     for _ in range(2):
-        with state.opened(tmp_path / "c.sqlite", tmp_path / "blobs") as (catalogue, _):
+        with state.opened(sqlite_url(tmp_path / "c.sqlite"), BlobStore(tmp_path / "blobs")) as catalogue:
             assert catalogue.generation() == 0
 
 
 def test_opened_clears_interrupted_uploads(tmp_path: Path) -> None:
     (tmp_path / "blobs" / "tmp").mkdir(parents=True)
     (tmp_path / "blobs" / "tmp" / "half").write_bytes(b"")
-    with state.opened(tmp_path / "c.sqlite", tmp_path / "blobs"):
+    with state.opened(sqlite_url(tmp_path / "c.sqlite"), BlobStore(tmp_path / "blobs")):
         assert os.listdir(tmp_path / "blobs" / "tmp") == []  # noqa: PTH208 (a list to compare)
 
 
-def test_blobs_without_a_catalogue_are_refused_and_kept(tmp_path: Path) -> None:
-    blob = tmp_path / "blobs" / "ab" / ("ab" * 32)
+def write_blob(folder: Path) -> Path:
+    blob = folder / "ab" / ("ab" * 32)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(b"precious")
-    with pytest.raises(StorageUnavailableError, match="is missing"), state.opened(tmp_path / "c", tmp_path / "blobs"):
+    return blob
+
+
+def test_blobs_without_a_catalogue_are_refused_and_kept(tmp_path: Path) -> None:
+    blob = write_blob(tmp_path / "blobs")
+    url, blobs = sqlite_url(tmp_path / "c"), BlobStore(tmp_path / "blobs")
+    with pytest.raises(StorageUnavailableError, match="is missing"), state.opened(url, blobs):
         pass
     assert blob.exists()
     assert not (tmp_path / "c").exists()
+
+
+def test_blobs_beside_an_empty_database_are_refused_and_kept(tmp_path: Path, postgres: str) -> None:
+    blob = write_blob(tmp_path / "blobs")
+    url, blobs = new_database(postgres), BlobStore(tmp_path / "blobs")
+    with pytest.raises(StorageUnavailableError, match="is missing"), state.opened(url, blobs):
+        pass
+    assert blob.exists()
+
+
+def test_bytes_of_an_upload_that_never_committed_are_removed(tmp_path: Path) -> None:
+    url, blobs = sqlite_url(tmp_path / "c"), BlobStore(tmp_path / "blobs")
+    with state.opened(url, blobs):
+        pass
+    blob = write_blob(tmp_path / "blobs")
+    with state.opened(url, blobs):
+        assert not blob.exists()
+
+
+def test_bytes_in_a_shared_store_may_be_an_upload_of_another_server(tmp_path: Path, postgres: str) -> None:
+    url, blobs = new_database(postgres), BlobStore(tmp_path / "blobs")
+    with state.opened(url, blobs):
+        pass
+    blob = write_blob(tmp_path / "blobs")
+    with state.opened(url, blobs):
+        assert blob.exists()
+    os.utime(blob, (0, 0))
+    with state.opened(url, blobs):
+        assert not blob.exists()

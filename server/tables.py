@@ -1,0 +1,72 @@
+"""The tables of the catalogue, as SQLAlchemy knows them. `server.migrations` makes them; a test holds the two together.
+
+    meta         one row: generation, format_version
+    adapters     name -> active_version (None: staged only), changed_generation, split, deleted
+    versions     (name, version) -> sha256, size_bytes, created_at, config, no_effect, state ("kept" or "deleted")
+    events       one row a change: when, which, what, who; never updated, never deleted
+    idempotency  key -> the request that came with it, and what it did
+
+Rows of deleted versions stay as tombstones, which is how a version number is never used twice.
+"""
+
+from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, Text
+
+FORMAT_VERSION = 2
+
+# Bytes decide the order of names in SQLite; PostgreSQL's own order would depend on where it was installed.
+Name = String(160).with_variant(String(160, collation="C"), "postgresql")
+# SQLite numbers rows by itself only where the column is an INTEGER.
+Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+meta = Table(
+    "meta",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("format_version", Integer, nullable=False),
+)
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("active_version", Integer),
+    Column("changed_generation", BigInteger, nullable=False, index=True),
+    Column("deleted", Boolean, nullable=False),
+    Column("split", Text),
+)
+versions = Table(
+    "versions",
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("config", Text),
+    Column("no_effect", Boolean),
+)
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("name", Name, nullable=False, index=True),
+    Column("action", String(16), nullable=False),
+    Column("version", Integer),
+    Column("sha256", String(64)),
+    Column("active_version", Integer),
+    Column("key_id", String(64)),
+    Column("source", String(64)),
+    Column("request_id", String(128)),
+)
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("created_s", BigInteger, nullable=False, index=True),
+)
