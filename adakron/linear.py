@@ -46,12 +46,12 @@ class ReorderedLinear:
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> "ReorderedLinear | None":
         """None where torch has no such product for this dtype and processor."""
-        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
             return None
         try:
             linear = cls(weight, bias)
             linear(weight.new_zeros(1, weight.shape[1]))
-        except (AttributeError, NotImplementedError, RuntimeError):
+        except (AttributeError, NotImplementedError, RuntimeError):  # an older torch, dtype or processor without it
             return None
         return linear
 
