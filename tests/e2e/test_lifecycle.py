@@ -121,7 +121,7 @@ def test_roll_back_is_served_at_once_and_pins_hold(server: Server, make: Make) -
 
 
 def test_deleted_adapter_is_gone_everywhere_and_its_blob_too(server: Server, make: Make) -> None:
-    mine = make(18)
+    mine = make(18, labels=("kept", "gone"))  # bytes that no other name has, or deleting this one would free nothing
     server.put("e2e/gone", mine.adapter)
     blob = server.state_dir / "blobs" / mine.adapter.sha256[:2] / mine.adapter.sha256
     assert blob.exists()
