@@ -48,6 +48,7 @@ MAX_TEXT_CHARS = 20_000
 BATCH_TOKENS = 8192
 GOLDEN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 NO_EFFECT = 1e-2
+CPU_BUDGET_BYTES = 2**31
 PROBES = (
     "The delivery came two days late.",
     "I could not put this book down!",
@@ -154,7 +155,7 @@ class Engine:
         device: Device = "auto",
         dtype: Dtype = "auto",
         threads: int | None = None,
-        device_budget_bytes: int | None = None,
+        device_budget_bytes: int | Literal["auto"] | None = None,
         host_budget_bytes: int = 0,
         batch_invariant: bool = False,
         kernels: KernelChoice = "auto",
@@ -164,8 +165,8 @@ class Engine:
         device   "auto": CUDA where there is one
         dtype    "auto": bfloat16 where the device is fast at it (CUDA; on a CPU, measured), else float32
         threads  torch's threads in this process; None leaves them alone
-        device_budget_bytes  bound for the adapters on the device; None for no bound. What was announced and not added
-                             gives way to others there
+        device_budget_bytes  bound for the adapters on the device; None for no bound; "auto": 2 GiB on a CPU, half of
+                             what is free on a GPU. What was announced and not added gives way to others there
         host_budget_bytes    bound for copies in host memory of what the device has no room for
         batch_invariant      a row's logits are the same to the last bit whatever its batch-mates; slower
         kernels  "auto": the fastest that run here, compiled now if need be; "eager": plain torch
@@ -178,11 +179,12 @@ class Engine:
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise BackboneError("device: no CUDA device here", hint='use device "cpu" or "auto"')
         loaded = Backbone.load(backbone)
+        budget_bytes = _free_budget(chosen) if device_budget_bytes == "auto" else device_budget_bytes
         return cls(
             loaded,
             chosen,
             choose_dtype(dtype, chosen),
-            device_budget_bytes,
+            budget_bytes,
             host_budget_bytes=host_budget_bytes,
             batch_invariant=batch_invariant,
             kernels=kernels,
@@ -271,8 +273,11 @@ class Engine:
     def encode(self, rows: Sequence[Row], leases: Sequence[Lease]) -> list[EncodedRow | RowError]:
         """Check and tokenise rows; leases[i] is rows[i]'s. A row's faults are found here, as a RowError in its place.
 
-        Codes: INVALID_TEXT, BLANK_TEXT, TEXT_TOO_LARGE, MISSING_PAIR, UNEXPECTED_PAIR, TOO_LONG. Leases are kept.
+        Codes: INVALID_TEXT, BLANK_TEXT, TEXT_TOO_LARGE, MISSING_PAIR, UNEXPECTED_PAIR, TOO_LONG. Leases are kept; all
+        must be read.
         """
+        if not all(lease.is_read for lease in leases):
+            raise RuntimeError("rows can be encoded only for adapters that were read")
         answers: list[EncodedRow | RowError | None] = [
             self._from_ids(row, lease) if row.input_ids is not None else _fault(row, lease.config)
             for row, lease in zip(rows, leases, strict=True)
@@ -510,6 +515,14 @@ class Engine:
             for lease in leases:
                 if lease is not None:
                     lease.release()
+
+
+def _free_budget(device: torch.device) -> int:
+    """Bytes for adapters where nobody set any; batches need the other half of a GPU."""
+    if device.type == "cuda":
+        free_bytes: int = torch.cuda.mem_get_info(device)[0]
+        return free_bytes // 2
+    return CPU_BUDGET_BYTES
 
 
 def _array(values: Sequence[int]) -> np.ndarray:

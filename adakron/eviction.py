@@ -1,5 +1,4 @@
-"""Which adapter to give up first: the one that is worth least, by how often it is used, what it costs to bring back and
-what room it takes.
+"""Which adapter to give up first: the one worth least, by its uses, its room and what bringing it back would cost.
 
     worth = log2(uses) + log2(cost_s / size_bytes)        uses: decayed, halved by every HALF_LIFE uses of any adapter
 

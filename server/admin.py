@@ -373,7 +373,7 @@ def _summary(adapter: Shown) -> dict[str, Any]:
         "num_labels": config.num_labels if config else None,
         "labels": list(config.label_names[:LISTED_LABELS]) if config else [],
         "resident": list(adapter.resident[entry.active]) if entry.active is not None else [],
-        "tier": "device" if entry.active is not None and adapter.resident[entry.active] else "store",
+        "tier": adapter.tiers[entry.active] if entry.active is not None else "store",
         "requests": adapter.requests,
         "last_used_at": adapter.last_used_at,
         "split": None if entry.split is None else entry.split.to_dict(),
@@ -391,6 +391,7 @@ def _description(adapter: Shown) -> dict[str, Any]:
             "no_effect": row.no_effect,
             "active": number == entry.active,
             "resident": list(adapter.resident[number]),
+            "tier": adapter.tiers[number],
         }
         for number, row in entry.versions.items()
     ]
@@ -472,7 +473,7 @@ def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
         "versions": list(result.versions),
         "freed_bytes": {
             "device": result.device_bytes,
-            "host": 0,  # adapters are held by the engine alone: between disk and device there is no copy to free
+            "host": result.host_bytes,
             "disk": result.freed.disk_bytes,
             "remote": result.freed.remote_bytes,
         },

@@ -5,6 +5,7 @@ be repeated. All SQL of the server is here, its tables in `server.tables`. Knows
 the engine.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ from server.tables import adapters, events, idempotency, meta, versions
 
 # After a day nobody repeats a request.
 REPEATABLE_FOR_S = 24 * 3600
+HEAT_HALF_LIFE_S = 24 * 3600
 _NOBODY = Origin()
 _IS_KEPT = versions.c.state == "kept"
 
@@ -60,9 +62,13 @@ class Catalogue:
     outcome it had. They raise ConflictError where its key came with another request.
     """
 
-    def __init__(self, url: str, *, is_writer: bool) -> None:
-        """Open; a writer makes or migrates the tables."""
+    def __init__(self, url: str, *, is_writer: bool, keep_versions: int | None = None) -> None:
+        """Open; a writer makes or migrates the tables.
+
+        keep_versions  how many a name keeps beside those that answer; None for all
+        """
         self._database = Database(url, is_writer=is_writer)
+        self._keep_versions = keep_versions
         self.is_shared = self._database.is_shared
 
     def close(self) -> None:
@@ -85,6 +91,26 @@ class Catalogue:
         with self._database.read() as connection:
             where = adapters.c.changed_generation > generation
             return Changes(_read_generation(connection), MappingProxyType(_read_entries(connection, where)))
+
+    def note_uses(self, uses: Mapping[str, int]) -> None:
+        """Count calls by name; names that are not kept are passed over. No generation, and no line in the log."""
+        now_s = int(time.time())
+        with self._database.write() as connection:
+            known = connection.execute(
+                select(adapters.c.name, adapters.c.heat, adapters.c.heat_at_s).where(adapters.c.name.in_(uses))
+            ).all()
+            for row in known:
+                heat = _heat_now(row.heat, row.heat_at_s, now_s) + uses[row.name]
+                values = {"heat": heat, "heat_at_s": now_s}
+                connection.execute(adapters.update().where(adapters.c.name == row.name).values(**values))
+
+    def hottest(self) -> list[str]:
+        """The names that were called, those called most and most recently first."""
+        now_s = int(time.time())
+        with self._database.read() as connection:
+            query = select(adapters.c.name, adapters.c.heat, adapters.c.heat_at_s)
+            rows = connection.execute(query.where(adapters.c.heat > 0, adapters.c.deleted.is_(False))).all()
+        return [row.name for row in sorted(rows, key=lambda row: -_heat_now(row.heat, row.heat_at_s, now_s))]
 
     def page(self, limit: int, after: str = "") -> list[Listed]:
         """Up to `limit` names in order, beginning behind `after`."""
@@ -158,7 +184,9 @@ class Catalogue:
         addition = Addition(name, sha256, size_bytes, config, no_effect)
 
         def add(connection: Connection) -> Change:
-            return _add(connection, [addition], activate, if_match, is_stored, origin)[0]
+            [change] = _add(connection, [addition], activate, if_match, is_stored, origin)
+            self._retire_old(connection, [change], [name], origin)
+            return change
 
         return self._write_once(once, add)
 
@@ -172,7 +200,9 @@ class Catalogue:
     ) -> list[Change]:
         """`add_version` for many at once, all or none, in their order; what changes has one generation."""
         with self._database.write() as connection:
-            return _add(connection, additions, activate, None, is_stored, origin)
+            changes = _add(connection, additions, activate, None, is_stored, origin)
+            self._retire_old(connection, changes, [addition.name for addition in additions], origin)
+            return changes
 
     def activate(
         self,
@@ -302,6 +332,22 @@ class Catalogue:
             oldest_s = int(time.time()) - REPEATABLE_FOR_S
             return connection.execute(idempotency.delete().where(idempotency.c.created_s < oldest_s)).rowcount
 
+    def _retire_old(
+        self, connection: Connection, changes: Sequence[Change], names: Sequence[str], origin: Origin
+    ) -> None:
+        """Delete the oldest versions of names that got a new one; their bytes go when the store is tidied."""
+        if self._keep_versions is None:
+            return
+        for name in dict.fromkeys(name for name, change in zip(names, changes, strict=True) if change.is_new):
+            entry = _require_entry(connection, name, None)
+            answering = {entry.active, *(entry.split.versions() if entry.split is not None else ())}
+            spare = [number for number in entry.versions if number not in answering]
+            for number in spare[: -self._keep_versions]:
+                this = (versions.c.name == name) & (versions.c.version == number)
+                connection.execute(versions.update().where(this).values(state="deleted"))
+                _log(connection, origin, "retire", name, entry.generation, number, entry.versions[number].sha256,
+                     entry.active)  # fmt: skip
+
     def _write_once(self, once: Once | None, write: Callable[[Connection], O]) -> O:
         with self._database.write() as connection:
             if once is None:
@@ -355,6 +401,11 @@ def _add(
     if any(change.generation == generation for change in changes):
         _bump(connection)
     return changes
+
+
+def _heat_now(heat: float, heat_at_s: int, now_s: int) -> float:
+    # A clock that was set back must not make anything hotter.
+    return heat * math.exp2(-max(0, now_s - heat_at_s) / HEAT_HALF_LIFE_S)
 
 
 def _now() -> str:

@@ -55,7 +55,8 @@ class DataPlane:
         self._probed_at_s = float("-inf")
         self._probe: asyncio.Task[bool] | None = None
         self.metrics = Metrics()
-        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id)
+        self.metrics.watch(engine.residency)
+        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned)
         self.service = Service(
             engine,
             self.replica,
@@ -66,7 +67,7 @@ class DataPlane:
 
     @classmethod
     def open(cls, settings: Settings, replica_id: str, threads: int) -> "DataPlane":
-        """Load the backbone and every committed adapter; blocks for seconds.
+        """Load the backbone and the hottest of the committed adapters; blocks for seconds.
 
         threads  of torch in this process
         Raises BackboneError, StorageUnavailableError.
@@ -76,7 +77,8 @@ class DataPlane:
             device=settings.device,
             dtype=settings.dtype,
             threads=threads,
-            device_budget_bytes=settings.device_budget_bytes,
+            device_budget_bytes=settings.device_budget_bytes or "auto",
+            host_budget_bytes=settings.host_budget_bytes,
             batch_invariant=settings.batch_invariant,
         )
         log.info("the engine runs %s", engine.info())
@@ -129,6 +131,7 @@ class DataPlane:
             "generation": self.replica.generation,
             "names": len(self.replica.names()),
             "engine": engine,
+            "residency": asdict(self._engine.residency()),
             "limits": {
                 "batch_budget_tokens": self._budget_tokens,
                 "queue_limit_tokens": QUEUE_BATCHES * self._budget_tokens,
@@ -150,9 +153,13 @@ class DataPlane:
         try:
             for name in self.replica.names()[:PROBED_ADAPTERS]:
                 try:
-                    leases.append((await self.replica.resolve(Reference(name), None)).lease)  # type: ignore[arg-type]
+                    lease: Lease = (await self.replica.resolve(Reference(name), None)).lease  # type: ignore[assignment]
                 except ServerError:
                     continue  # a damaged adapter is its own trouble, not this replica's
+                if lease.is_read:
+                    leases.append(lease)
+                else:  # what was never asked for is no sign of health, and a store may be slow
+                    lease.release()
             rows = [_probe_row(lease) for lease in leases]
             outcomes = await self.service.run_rows(rows, leases, timeout_s=PROBE_TIMEOUT_S)
             base, *adapters = outcomes

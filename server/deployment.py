@@ -87,6 +87,10 @@ class Clf:
         """`DataPlane.status`."""
         return self._plane.status(names)
 
+    async def take_uses(self) -> dict[str, int]:
+        """`Replica.take_uses`."""
+        return self._plane.replica.take_uses()
+
     async def metrics_text(self) -> tuple[str, bytes]:
         """The id of this replica and its metrics."""
         return self._plane.replica.replica_id, self._plane.metrics.render()
@@ -120,10 +124,11 @@ class Admin:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logging.basicConfig(level=settings.log_level)
-        self._registry = Registry(
-            Catalogue(settings.catalogue, is_writer=True), settings.open_blobs(), _ReplicasByHandle()
-        )
-        self._tidying = asyncio.create_task(self._registry.keep_tidy())
+        catalogue = Catalogue(settings.catalogue, is_writer=True, keep_versions=settings.keep_versions)
+        self._registry = Registry(catalogue, settings.open_blobs(), _ReplicasByHandle())
+        self._chores = [
+            asyncio.create_task(chore) for chore in (self._registry.keep_tidy(), self._registry.note_uses())
+        ]
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _OneRequestId(make_admin_app(self._registry))
@@ -168,6 +173,10 @@ class _ReplicasByHandle:
     async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         answers = await _broadcast(self._handle, "describe", names)
         return [answer for answer in answers if isinstance(answer, ReplicaStatus)]
+
+    async def take_uses(self) -> list[dict[str, int]]:
+        answers = await _broadcast(self._handle, "take_uses")
+        return [answer for answer in answers if isinstance(answer, dict)]
 
 
 async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:

@@ -82,6 +82,14 @@ class FairQueue(Generic[T]):
             self._enter(lane)
         return batch
 
+    def drain(self) -> list[T]:
+        """Take everything out, dead or alive, in no order."""
+        entries = [entry for lane in self._lanes.values() for entry, _ in lane.entries]
+        self._lanes.clear()
+        self._order.clear()
+        self._length = 0
+        return entries
+
     def _enter(self, lane: _Lane[T]) -> None:
         self._ties += 1
         heapq.heappush(self._order, (lane.clock, self._ties, lane))

@@ -38,6 +38,8 @@ VALIDATE_AT_ONCE = 2
 _WRITE_BYTES = 1 << 20
 HISTORY_EVENTS = 20
 TIDY_EVERY_S = 3600.0
+NOTE_USES_EVERY_S = 30.0
+TIERS = ("device", "host", "store")
 
 _NOBODY = Origin()
 
@@ -59,6 +61,10 @@ class Replicas(Protocol):
 
     async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         """What those that answer say of these adapters."""
+        ...
+
+    async def take_uses(self) -> list[dict[str, int]]:
+        """`Replica.take_uses` of those that answer."""
         ...
 
 
@@ -97,11 +103,12 @@ class Divided:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What is gone. device_bytes: freed in the engines of all replicas; freed: of files."""
+    """What is gone. device_bytes, host_bytes: freed in the engines of all replicas; freed: of files."""
 
     versions: tuple[int, ...]
     generation: int
     device_bytes: int
+    host_bytes: int
     freed: Freed
     lagging: tuple[str, ...]
 
@@ -110,7 +117,8 @@ class Deleted:
 class Shown:
     """One adapter as it stands. config is of the active version, or the newest; None if its blob never was readable.
 
-    resident     version -> the replicas that hold it
+    resident     version -> the replicas that serve it
+    tiers        version -> the fastest tier that any of them holds it in: device, host, store
     requests     calls by this name since those replicas started; last_used_at: of the last of them, ISO 8601 in UTC
     shadow_rows  rows compared with the shadow version, by verdict; None where there is no shadow
     """
@@ -119,6 +127,7 @@ class Shown:
     entry: Entry
     config: AdapterConfig | None
     resident: dict[int, tuple[str, ...]]
+    tiers: dict[int, str]
     requests: int
     last_used_at: str | None
     shadow_rows: dict[str, int] | None
@@ -256,6 +265,19 @@ class Registry:
             except ServerError as error:
                 log.warning("nothing was tidied: %s", error)
 
+    async def note_uses(self) -> None:
+        """Write down what is called how much, every half minute, until cancelled: a start reads the hottest first."""
+        while True:
+            await asyncio.sleep(NOTE_USES_EVERY_S)
+            uses: Counter[str] = Counter()
+            for told in await self._replicas.take_uses():
+                uses.update(told)
+            try:
+                if uses:
+                    await asyncio.to_thread(self._catalogue.note_uses, uses)
+            except ServerError as error:
+                log.warning("uses were not noted: %s", error)
+
     async def fetch(self, name: str, version: int) -> tuple[str, bytes]:
         """The sha256 and the bytes of a kept version. Raises AdapterNotFoundError, VersionNotFoundError."""
         listed = await asyncio.to_thread(self._catalogue.get, name)
@@ -372,6 +394,7 @@ class Registry:
             tuple(removal.versions),
             removal.generation,
             sum(answer.freed_bytes for answer in applied),
+            sum(answer.freed_host_bytes for answer in applied),
             freed,
             _lagging(applied, removal.generation),
         )
@@ -453,6 +476,10 @@ def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[
         )
         for number, row in entry.versions.items()
     }
+    tiers = {
+        number: min((status.tiers.get(row.sha256, "store") for status in statuses), key=TIERS.index, default="store")
+        for number, row in entry.versions.items()
+    }
     config = None if listed.config is None else AdapterConfig.from_json(listed.config)
     uses = [status.uses[name] for status in statuses if name in status.uses]
     last = datetime.fromtimestamp(max(use.last_s for use in uses), UTC).isoformat(timespec="seconds") if uses else None
@@ -461,6 +488,7 @@ def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[
         entry,
         config,
         resident,
+        tiers,
         requests=sum(use.requests for use in uses),
         last_used_at=last,
         shadow_rows=_shadow_rows(name, entry, statuses),

@@ -6,13 +6,15 @@ server looks at the environment. Knows nothing of Ray or of the engine.
 
 import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.blobs import BlobStore
 from server.database import parse_url, sqlite_url
+from server.errors import InvalidRequestError
+from server.names import check_name
 from server.remote_blobs import open_blobs
 
 ENV_PREFIX = "ADAKRON_"
@@ -52,7 +54,20 @@ class Settings(BaseSettings):
         None, ge=512, le=1_048_576, description="most tokens in one batch (default: 2048 on a CPU, 16384 on a GPU)"
     )
     device_budget_bytes: PositiveInt | None = Field(
-        None, description="most bytes of adapters held by one replica (default: no limit of our own)"
+        None,
+        description="most bytes of adapters on the device, for each replica; those used least make room "
+        "(default: 2 GiB on a CPU, half of what is free on a GPU)",
+    )
+    host_budget_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="most bytes of copies in host memory of adapters that left the device, for each replica",
+    )
+    pinned: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), max_length=1000, description="names, separated by commas, whose active versions always stay on the device"
+    )
+    keep_versions: PositiveInt | None = Field(
+        None, description="versions a name keeps beside those that answer; older ones are deleted (default: all)"
     )
     adapters_dir: Path | None = Field(None, description="folder of adapters to start with (default: the shipped ones)")
     plain: bool = Field(False, description="Ray's Python proxy instead of HAProxy: slower, runs anywhere")
@@ -86,6 +101,21 @@ class Settings(BaseSettings):
         if url is not None:
             parse_url(url.get_secret_value())
         return url
+
+    @field_validator("pinned", mode="before")
+    @classmethod
+    def _split_names(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
+    @field_validator("pinned")
+    @classmethod
+    def _refuse_malformed_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                check_name(name, param="pinned")
+            except InvalidRequestError as error:
+                raise ValueError(error.message) from error
+        return names
 
     @field_validator("state_dir", "adapters_dir")
     @classmethod

@@ -1,7 +1,8 @@
 """The tables of the catalogue, as SQLAlchemy knows them. `server.migrations` makes them; a test holds the two together.
 
     meta         one row: generation, format_version
-    adapters     name -> active_version (None: staged only), changed_generation, split, deleted
+    adapters     name -> active_version (None: staged only), changed_generation, split, deleted; heat: calls, halved
+                 every day, as of heat_at_s
     versions     (name, version) -> sha256, size_bytes, created_at, config, no_effect, state ("kept" or "deleted")
     events       one row a change: when, which, what, who; never updated, never deleted
     idempotency  key -> the request that came with it, and what it did
@@ -9,9 +10,9 @@
 Rows of deleted versions stay as tombstones, which is how a version number is never used twice.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Bytes decide the order of names in SQLite; PostgreSQL's own order would depend on where it was installed.
 Name = String(160).with_variant(String(160, collation="C"), "postgresql")
@@ -34,6 +35,8 @@ adapters = Table(
     Column("changed_generation", BigInteger, nullable=False, index=True),
     Column("deleted", Boolean, nullable=False),
     Column("split", Text),
+    Column("heat", Float, nullable=False, server_default="0"),
+    Column("heat_at_s", BigInteger, nullable=False, server_default="0"),
 )
 versions = Table(
     "versions",

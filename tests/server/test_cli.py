@@ -40,6 +40,9 @@ EVERY_FLAG: dict[str, Any] = {
     "cache_budget_bytes": 1_000_000,
     "batch_budget_tokens": 4096,
     "device_budget_bytes": 10_000,
+    "host_budget_bytes": 20_000,
+    "pinned": "sst2,acme/x",
+    "keep_versions": 3,
     "adapters_dir": Path("/tmp/y"),
     "log_level": "DEBUG",
 }

@@ -73,3 +73,10 @@ def test_password_of_the_catalogue_is_never_shown() -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"catalogue_url": "mysql://me:secret@db/x"})
     assert "secret" not in str(caught.value)
+
+
+def test_pinned_names_come_as_a_list_with_commas_and_must_be_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAKRON_PINNED", "sst2, acme/x,")
+    assert Settings().pinned == ("sst2", "acme/x")
+    with pytest.raises(ValidationError, match="pinned"):
+        Settings(pinned=("../x",))
