@@ -1,11 +1,13 @@
 """Resident adapters: stacked tensors, one slot an adapter.
 
 A shelf holds all adapters of one shape, so that a batch reads any mix of them by index. Slot 0 of every shelf is zero
-and stays so: the identity. A slot is zeroed when it is freed; nobody ever sees a former tenant's weights. Factors are
+and stays so: the identity. A slot is zeroed when it is freed, or written over whole; nobody ever sees a former
+tenant's weights. Factors are
 brought into one order when they come in, so the forward knows a single formula. Knows tensors and slots; nothing of
 names, leases or files.
 
     Adapter --pack--> PackedAdapter, in host memory --place--> Tenant, in its slots --remove--> zeros
+                                                                       --exchange--> another adapter of its shapes
 
 Slots never move while a shelf grows; `compact` moves them, to give back the room of freed ones to shelves of other
 shapes. Where a tenant lies is therefore asked together with the tensors it lies in: `view`.
@@ -217,6 +219,22 @@ class AdapterBank:
             self._tenants.add(tenant)
         wait()  # nobody can ask for slots that are not written yet; others may take theirs meanwhile
         return tenant
+
+    def exchange(self, tenant: Tenant, packed: PackedAdapter) -> Tenant:
+        """Put an adapter of the same shapes into a tenant's slots: every number of them is written over.
+
+        The caller makes sure that no batch still reads them. The former tenant is gone.
+        """
+        with self._lock:
+            self._tenants.remove(tenant)
+            placement = tenant.placement
+            sites, heads = self.sites[placement.site], self.heads[placement.head]
+            places = sites.places(placement.site_slot, packed.site_values)
+            wait = self._uploads.start(places + heads.places(placement.head_slot, packed.head_values))
+            newcomer = Tenant(placement)
+            self._tenants.add(newcomer)
+        wait()
+        return newcomer
 
     def remove(self, tenant: Tenant) -> int:
         """Zero and free the slots; the caller makes sure that no batch still reads them. Returns the bytes freed."""

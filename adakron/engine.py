@@ -234,6 +234,11 @@ class Engine:
         """Count one more user of `key`, or of the bare backbone for None. Raises UnknownAdapterError."""
         return self._residents.lease(key)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the device has no free room left: another adapter there pushes one off."""
+        return self._residents.is_crowded
+
     def read(self, lease: Lease) -> None:
         """Get a leased adapter's configuration, where it was never read (`lease.is_read`): rows need it to be encoded.
 
@@ -394,31 +399,32 @@ class Engine:
         """Compile everything that the shelves as they are need: no request waits for a compiler."""
         self._encoder.prepare(BankView(self.bank))
 
-    @contextmanager
-    def _all_pinned(self, rows: Sequence[EncodedRow]) -> Iterator[int]:
-        """Pin rows from the first on, as many as the device has room for together, at least one; how many those are."""
-        pinned: list[Lease] = []
-        try:
-            for row in rows:
-                if not self.pin(row.lease):
+    def _pinned(self, rows: list[tuple[int, EncodedRow]]) -> Iterator[list[tuple[int, EncodedRow]]]:
+        """The rows in batches whose adapters are on the device together, pinned while the batch is out.
+
+        What is there already is pinned first, so that no row evicts what a later one needs.
+        """
+        while rows:
+            pinned: list[tuple[int, EncodedRow]] = []
+            missing: list[tuple[int, EncodedRow]] = []
+            later: list[tuple[int, EncodedRow]] = []
+            try:
+                for item in rows:
+                    (pinned if self.pin(item[1].lease) else missing).append(item)
+                for item in missing:
                     try:
-                        self.fetch(row.lease, wait=not pinned)
+                        self.fetch(item[1].lease, wait=not pinned)
                     except BankFullError:
                         if not pinned:
                             raise
-                        break
-                pinned.append(row.lease)
-            yield len(pinned)
-        finally:
-            for lease in pinned:
-                self.unpin(lease)
-
-    def _pinned(self, rows: list[tuple[int, EncodedRow]]) -> Iterator[list[tuple[int, EncodedRow]]]:
-        """The rows in batches whose adapters are on the device together, pinned while the batch is out."""
-        while rows:
-            with self._all_pinned([row for _, row in rows]) as fitting:
-                yield rows[:fitting]
-            rows = rows[fitting:]
+                        later.append(item)
+                    else:
+                        pinned.append(item)
+                yield pinned
+            finally:
+                for _, row in pinned:
+                    self.unpin(row.lease)
+            rows = later
 
     def _make_pooler(self, pooler: nn.Module, invariant: bool) -> Callable[[Tensor], Tensor]:
         """The checkpoint's dense map and tanh, [B, D] -> [B, D]."""

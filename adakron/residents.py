@@ -186,6 +186,7 @@ class Residents:
         self._host: Ranking[Resident] = Ranking(lambda resident: resident.host_worth)
         self._host_bytes = 0
         self._clock = 0
+        self._largest_bytes = 0
         self._counts: Counter[str] = Counter()
         self._users = self._pins = self._tenants = self._hidden = 0
 
@@ -321,6 +322,15 @@ class Residents:
             if not lease.is_read:
                 self._read(resident)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the device has no free room left: another adapter there pushes one off."""
+        budget_bytes = self._bank.budget_bytes
+        if budget_bytes is None:
+            return False
+        used_bytes = self._bank.size_bytes - self._bank.free_bytes
+        return budget_bytes - used_bytes < self._largest_bytes
+
     def pin(self, lease: Lease, rows: int = 1, *, again: bool = False) -> bool:
         """Count rows on their way to a batch, if the adapter is on the device; False, and uncounted, where it is not.
 
@@ -441,37 +451,45 @@ class Residents:
         try:
             while True:
                 try:
-                    tenant = self._bank.place(packed)
-                except BankFullError:
-                    if not self._make_room(packed, told_to_leave, wait):
-                        raise
-                    continue
-                self._prepare()
-                return tenant
+                    tenant: Tenant | None = self._bank.place(packed)
+                except BankFullError as error:
+                    tenant = self._make_room(packed, told_to_leave, error, wait=wait)
+                if tenant is not None:
+                    self._prepare()
+                    return tenant
         finally:
             with self._changed:
                 for resident in told_to_leave:
                     resident.leaving = False
 
-    def _make_room(self, packed: PackedAdapter, told_to_leave: set[Resident], wait: bool) -> bool:
-        """Give back room, evict, or wait until something can be evicted; False where none of it can help."""
+    def _make_room(
+        self, packed: PackedAdapter, told_to_leave: set[Resident], error: BankFullError, *, wait: bool
+    ) -> Tenant | None:
+        """Give back free room, evict, or wait until something can be evicted; raises `error` where none of it can help.
+
+        Returns the slots of an evicted adapter of the same shapes, taken over; None where it is to be tried again.
+        """
         if self._bank.free_bytes >= packed.size_bytes:  # free, but in slots of other shapes
             self._bank.compact()
             self._prepare()
-            return True
+            return None
         with self._changed:
             victims = self._choose(packed)
             evicted = [(victim, self._evict(victim)) for victim in victims]
             if not evicted:
-                return wait and self._wait_for_room(told_to_leave)
+                if not wait or not self._wait_for_room(told_to_leave):
+                    raise error
+                return None
         for victim, tenant in evicted:
             if victim.packed is None and victim.config is not None and self._host_budget_bytes:
                 copy = self._bank.unpack(tenant, victim.config)
                 with self._changed:
                     if not victim.retired:
                         self._keep_copy(victim, copy)  # trimmed when what displaced it has arrived
+            if len(evicted) == 1 and _shapes(tenant) == packed.shapes:
+                return self._bank.exchange(tenant, packed)
             self._bank.remove(tenant)
-        return True
+        return None
 
     def _wait_for_room(self, told_to_leave: set[Resident]) -> bool:
         """Until some pin is gone, with one adapter told to leave; False where no wait can help. Under the lock."""
@@ -540,6 +558,7 @@ class Residents:
     # ---- host memory, under the lock -------------------------------------------------------------------------------
 
     def _note_read(self, resident: Resident, packed: PackedAdapter, cost_s: float) -> None:
+        self._largest_bytes = max(self._largest_bytes, packed.size_bytes)
         best_s = cost_s if resident.config is None else min(cost_s, resident.read_cost_s)
         resident.config, resident.size_bytes = packed.config, packed.size_bytes
         resident.read_cost_s = max(best_s, LEAST_READ_COST_S)

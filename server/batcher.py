@@ -8,7 +8,8 @@ Nothing waits for a timer: the worker takes what is there as soon as it is free.
 under one lock, so the event loop is not on the way between two batches; it only hears of calls that are finished.
 
 A row in the fair queue holds a pin on its adapter's slots, and gives it back after its batch or when it is dropped. So
-whatever is queued can run, and loading needs nothing that waits for it.
+whatever is queued can run, and loading needs nothing that waits for it. Where a load would push another adapter off
+the device, it waits while there is a batch to run without it: rows for one adapter gather, and one load serves them.
 
 Every row that is submitted ends in an outcome or its call ends in an error, whatever dies. A row whose text is bad
 never enters the queue. A call that nobody waits for any more is dropped before it runs, but its leases stay out until
@@ -39,6 +40,8 @@ Outcome = Result | RowError | ServerError
 
 # Reads of several adapters overlap; a store that does not answer holds up as many before others wait behind them.
 LOADERS = 4
+# What a miss waits for more rows of its adapter at most, in batches that run meanwhile.
+LOAD_PATIENCE_BATCHES = 8
 
 # What one encode call takes at most, so that a call with a megabyte of text does not hold up all that arrives after it.
 MAX_ENCODE_CHARACTERS = 2**18
@@ -69,6 +72,11 @@ class ClassifyEngine(Protocol):
 
     def encode(self, rows: Sequence[Row], leases: Sequence[Any]) -> Sequence[Encoded | RowError]:
         """Tokenise; one outcome a row, in order."""
+        ...
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether bringing another adapter to the device pushes one off it."""
         ...
 
     def pin(self, lease: Any, rows: int = 1, *, again: bool = False) -> bool:
@@ -243,6 +251,7 @@ class Batcher:
         self._live: set[Submission] = set()
         self._waiting_rows = 0
         self._waiting_tokens = 0
+        self._batches = 0
         self._refusal: ServerError | None = NotReadyError("the server is starting")
         self._is_closed = False
         self._threads: list[threading.Thread] = []
@@ -350,7 +359,7 @@ class Batcher:
     def _load(self) -> None:
         while True:
             with self._lock:
-                while not self._waiting and not self._is_closed:
+                while not self._is_closed and not self._is_time_to_load():
                     self._has_waiting.wait()
                 if self._is_closed:
                     return
@@ -385,6 +394,8 @@ class Batcher:
                 if self._is_closed:
                     return
                 batch, expired = self._take_batch()
+                self._batches += 1
+                self._has_waiting.notify_all()
             outcomes: Sequence[Outcome] = []
             try:
                 if batch:
@@ -401,6 +412,14 @@ class Batcher:
                 self._tell(finished=[*expired, *(queued.submission for queued in batch)])
 
     # ---- taking, under the lock ------------------------------------------------------------------------------------
+
+    def _is_time_to_load(self) -> bool:
+        since = self._waiting.since
+        if since is None:
+            return False
+        has_other_work = self._queue.cost >= self._limits.budget_tokens
+        is_patient = self._batches - since < LOAD_PATIENCE_BATCHES
+        return not (has_other_work and is_patient and self._engine.is_crowded)
 
     def _take_arrived(self) -> tuple[list[Submission], list[Submission]]:
         """Calls to encode together, and calls that died on the way here."""
@@ -466,7 +485,7 @@ class Batcher:
             if self._engine.pin(queued.lease):
                 self._queue.push(queued.lane, queued, row.n_tokens)
             else:
-                self._waiting.add(queued.lane, queued)
+                self._waiting.add(queued.lane, queued, self._batches)
 
     def _after_load(self, waited: list[_Queued], lender: _Queued, error: ServerError | None) -> None:
         """Queue the rows that waited for an adapter, or give them the error; the lender's pin is there already."""
@@ -482,7 +501,7 @@ class Batcher:
                 is_lent = is_lent and queued is not lender
                 self._queue.push(queued.lane, queued, queued.row.n_tokens)
             else:  # the same content, announced anew after a delete: another adapter to the engine
-                self._waiting.add(queued.lane, queued)
+                self._waiting.add(queued.lane, queued, self._batches)
         if is_lent:  # its call was given up meanwhile
             self._engine.unpin(lender.lease)
 

@@ -122,6 +122,20 @@ def test_label_counts_are_padded_to_few_widths(labels, width):
     assert padded_width(labels) == width
 
 
+def test_an_exchange_leaves_nothing_of_the_former_tenant(backbone):
+    bank = make_bank()
+    former = place(bank, tiny_adapter(backbone, ["a", "b", "c", "d"], seed=1))
+    newcomer = tiny_adapter(backbone, ["a", "b", "c"], seed=2)
+    tenant = bank.exchange(former, bank.pack(newcomer))
+    assert tenant.placement == former.placement
+    other = make_bank()
+    expected = values_of(other, place(other, newcomer))
+    assert all(torch.equal(value, expected[name]) for name, value in values_of(bank, tenant).items())
+    with pytest.raises(KeyError):
+        bank.remove(former)
+    bank.remove(tenant)
+
+
 def values_of(bank: AdapterBank, tenant: Tenant) -> dict[str, torch.Tensor]:
     view, [placement] = bank.view([tenant])
     assert placement is not None

@@ -93,6 +93,7 @@ class StubEngine:
         self.failing_texts: set[str] = set()
         self.numeric: set[str] = set()
         self.deadly: set[str] = set()
+        self.is_crowded = False
         self.cold: set[str] = set()
         self.unloadable: dict[str, BaseException] = {}
         self.unread: set[str] = set()

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from adakron import Result, Row, RowError
-from server.batcher import LOADERS, Batcher, Limits, Outcome, Submission
+from server.batcher import LOAD_PATIENCE_BATCHES, LOADERS, Batcher, Limits, Outcome, Submission
 from server.errors import (
     DeadlineExceededError,
     EngineFailedError,
@@ -638,3 +638,40 @@ async def test_stopping_resolves_rows_that_wait_for_a_load() -> None:
     bench.engine.load_gate.set()
     await stopping
     await until(lambda: bench.engine.n_pinned == 0 and bench.engine.n_held == 0)
+
+
+async def test_on_a_crowded_device_a_miss_waits_for_more_of_its_rows_while_there_is_other_work(bench: Bench) -> None:
+    bench.engine.is_crowded = True
+    bench.engine.cold = {"a"}
+    await bench.hold()
+    full = LIMITS.budget_tokens // 10
+    hits = [await bench.task(("b", "one two three four five six seven eight")) for _ in range(full)]
+    misses = [await bench.task(("a", f"miss {n}")) for n in range(3)]
+    await asyncio.sleep(0.05)
+    assert bench.engine.fetched == []
+    bench.engine.gate.set()
+    await asyncio.gather(*hits, *misses)
+    assert bench.engine.fetched == ["a"]
+
+
+async def test_a_miss_on_a_crowded_device_is_loaded_after_eight_batches_at_the_latest(bench: Bench) -> None:
+    bench.engine.is_crowded = True
+    bench.engine.cold = {"a"}
+    await bench.hold()
+    miss = await bench.task(("a", "miss"))
+    queued = 0
+
+    def more_hits() -> list["asyncio.Task[Sequence[Outcome]]"]:
+        text = " ".join(["word"] * 48)
+        return [asyncio.create_task(bench.outcomes(("b", text), ("b", text))) for _ in range(2)]
+
+    hits = more_hits()
+    bench.engine.gate.set()
+    while not miss.done():
+        hits += more_hits()
+        queued += 1
+        assert queued < 500
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*hits)
+    before = next(n for n, batch in enumerate(bench.engine.batches) if any(row.text == "miss" for row in batch))
+    assert before <= LOAD_PATIENCE_BATCHES + 4  # and those that ran while it was being loaded
