@@ -271,6 +271,11 @@ class Engine:
             self._check_examples(adapter, lease)
         return Admission(no_effect, len(adapter.expected))
 
+    @property
+    def leases(self) -> int:
+        """How many leases are held now; 0 when nothing runs."""
+        return self._residents.leases
+
     def info(self) -> EngineInfo:
         """What runs here, and how much of it."""
         return replace(self._facts, adapters=len(self._residents), adapter_bytes=self.bank.size_bytes)

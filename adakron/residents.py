@@ -51,13 +51,17 @@ class Lease:
 
 
 class Residents:
-    """The table key -> adapter. Every method may be called from any thread."""
+    """The table key -> adapter. Every method may be called from any thread.
+
+    leases  how many are held, those on the bare backbone counted: back to 0 when nothing runs
+    """
 
     def __init__(self, bank: AdapterBank) -> None:
         self._bank = bank
         self._table: dict[str, Resident] = {}
         self._base = Resident(None, None, None)
         self._lock = threading.Lock()
+        self.leases = 0
 
     def __len__(self) -> int:
         return len(self._table)
@@ -92,18 +96,22 @@ class Residents:
             if resident is None:
                 raise UnknownAdapterError(str(key))
             resident.users += 1
+            self.leases += 1
         return Lease(self, resident)
 
     def lease_hidden(self, config: AdapterConfig, placement: Placement) -> Lease:
         """The only lease on an adapter that no key names; releasing it frees the adapter."""
         resident = Resident(None, config, placement)
         resident.users, resident.retired = 1, True
+        with self._lock:
+            self.leases += 1
         return Lease(self, resident)
 
     def give_back(self, resident: Resident) -> None:
         """One user fewer; called by `Lease.release`."""
         with self._lock:
             resident.users -= 1
+            self.leases -= 1
             free = resident.retired and resident.users == 0
         if free and resident.placement is not None:
             self._bank.remove(resident.placement)

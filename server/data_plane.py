@@ -55,6 +55,7 @@ class DataPlane:
         self._probed_at_s = float("-inf")
         self._probe: asyncio.Task[bool] | None = None
         self.metrics = Metrics()
+        self.metrics.leases.set_function(lambda: engine.leases)
         self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id)
         self.service = Service(
             engine,

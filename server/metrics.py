@@ -29,6 +29,7 @@ class Metrics:
     batch_*          of each batch that ran: rows, tokens, adapters
     stage_s          {stage} of each call: tokenize, queue, forward, waiting for a thread included
     cancelled_rows   rows that were queued and never run: the client had gone, or the deadline had passed
+    leases           uses of an adapter version, or of the bare backbone, that are under way: 0 when nothing runs
     shadow_rows      {verdict} rows compared with a shadow version: same, different, failed, dropped
     refused          {code} calls turned away at the door: OVERLOADED, NOT_READY
     """
@@ -53,6 +54,7 @@ class Metrics:
             "adakron_stage_seconds", "Time a call spent in a stage.", ["stage"], registry=own, buckets=_SECONDS
         )
         self.cancelled_rows = Counter("adakron_cancelled_rows", "Rows dropped before they ran.", registry=own)
+        self.leases = Gauge("adakron_leases", "Uses of an adapter version under way.", registry=own)
         self.shadow_rows = Counter(
             "adakron_shadow_rows", "Answered rows compared with a shadow version.", ["verdict"], registry=own
         )
