@@ -24,6 +24,7 @@ from adakron.strict_json import (
 
 FORMAT_VERSION = 1
 
+Method = Literal["adakron", "madakron-partial", "madakron-full"]
 Order = Literal["a2_a1", "a1_a2"]
 Head = Literal["linear", "roberta"]
 Pooling = Literal["cls", "mean", "pooler"]

@@ -1,6 +1,6 @@
 """Encoders of a known architecture with random weights: for measuring speed where no weights can be had.
 
-    random:minilm    random:bert-base    random:roberta-large
+    random:minilm    random:bert-base    random:roberta-large    random:tiny, in which next to nothing is computed
 
 Their answers mean nothing: an adapter learns little on them. The weights come from a fixed seed, so that the
 fingerprint is the same wherever torch draws the same numbers. Knows shapes and a tokenizer; downloads nothing.
@@ -77,6 +77,7 @@ def _sizes(layers: int, hidden: int, heads: int) -> dict[str, Any]:
 
 
 ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "tiny": (BertConfig, _sizes(2, 64, 4)),
     "minilm": (BertConfig, _sizes(6, 384, 12)),
     "bert-base": (BertConfig, _sizes(12, 768, 12)),
     "roberta-large": (

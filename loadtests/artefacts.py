@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,15 @@ _BIAS_TENSORS = ("head.bias", "head.out_proj.bias")
 class SignatureArtefact:
     data: bytes
     signature: Signature
+
+
+class ArtefactMaker(Protocol):
+    """Makes artefacts by number, below `count`."""
+
+    @property
+    def count(self) -> int: ...
+
+    def make(self, serial: int) -> SignatureArtefact: ...
 
 
 class SignatureMaker:

@@ -185,7 +185,8 @@ def _working_set(
         everything.classify([Row(adapter=key, input_ids=rows[0])])
         quarter.classify([Row(adapter=key, input_ids=rows[0])])
     streams = [Stream(engine, rows, asked) for engine in (everything, quarter)]
-    warm_up, ratios = len(rows) // 4, []
+    warm_up = len(rows) // 4
+    ratios: list[float] = []
     loads_before, counted_from = 0, 0
     while all(stream.has_more for stream in streams):
         # The same rows in each, in turns: rows a second of a step of one, of a step of the other.

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.pipelines.text_classification import TextClassificationPipeline
 
 from adakron import AdaKron, Adapter, Backbone
-from adakron.attach import SiteHook
+from adakron.attachment import SiteHook
 from adakron.families import sites
 from loadtests.engine_contest import Run
 from loadtests.engine_trace import Batch, Ids

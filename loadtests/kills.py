@@ -1,7 +1,8 @@
 """Killing a whole server while adapters are registered: `python -m loadtests.kills --n 200 --state DIR`.
 
 Clients register and activate signature adapters on a server of this program's own, which is killed with everything
-below it at a random moment and started again on the same state. Then, for every name:
+below it at a random moment and started again on the same state. What its backbone computes is beside the point: by
+default it is a tiny one of random weights in a single replica, so that a start is short. Then, for every name:
 
     every version that was acknowledged is listed with its sha256, and answers under it
     every version that is listed was sent, and answers: nothing is half-visible
@@ -23,12 +24,14 @@ from typing import Any
 
 import httpx
 
-from loadtests.artefacts import SignatureMaker, find_base
+from loadtests.adapter_maker import AdapterMaker
 from loadtests.process_tree import kill_tree
-from loadtests.server_process import PROJECT, READY_WITHIN_S, free_port, launch, wait_until_ready
+from loadtests.server_process import READY_WITHIN_S, launch, wait_until_ready
 
 CLIENTS = 3
 LONGEST_LIFE_S = 4.0
+BACKBONE = "random:tiny"
+BOTTLENECK = 1024  # with the tiny backbone an artefact of 600 kB, as large as real ones: uploads are killed half-way
 TEXT = "Whatever this says, the label is known."
 
 
@@ -58,7 +61,7 @@ class Ledger:
 class Crew:
     """Clients that change adapters until the server goes away, each its own name, one change at a time."""
 
-    def __init__(self, url: str, maker: SignatureMaker, ledgers: dict[str, Ledger], rng: random.Random) -> None:
+    def __init__(self, url: str, maker: AdapterMaker, ledgers: dict[str, Ledger], rng: random.Random) -> None:
         self._url = url
         self._maker = maker
         self._threads = [
@@ -133,7 +136,7 @@ def _expect(client: httpx.Client, reference: str, sha256s: set[str]) -> str:
     return str(found["sha256"])
 
 
-def run(trials: int, folder: Path, *, seed: int = 0) -> dict[str, int]:
+def run(trials: int, folder: Path, *, backbone: str = BACKBONE, replicas: int = 1, seed: int = 0) -> dict[str, int]:
     """So many kills. Returns what was counted: kills, processes killed, versions that answered afterwards.
 
     Raises BrokenPromiseError, ServerFailedError.
@@ -145,16 +148,16 @@ def run(trials: int, folder: Path, *, seed: int = 0) -> dict[str, int]:
     for name, saved in (kept["ledgers"] if kept else {}).items():
         acknowledged = {int(version): sha256 for version, sha256 in saved["acknowledged"].items()}
         ledgers[name] = Ledger(set(saved["sent"]), acknowledged, set(saved["active"]))
-    maker = SignatureMaker(find_base(PROJECT / "adapters").read_bytes())
     rng = random.Random(seed + counted["kills"])
     while True:
-        server, url = _start(folder)
+        server, url = _start(folder, backbone, replicas)
         try:
             with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
                 counted["answered"] += check(client, ledgers)
                 if counted["kills"] >= trials:
                     _tidy(client, ledgers)
                     return counted
+                maker = AdapterMaker(client.get("/v1/info").raise_for_status().json(), bottleneck=BOTTLENECK)
             crew = Crew(url, maker, ledgers, rng)
             crew.start()
             time.sleep(rng.uniform(0.1, LONGEST_LIFE_S))
@@ -173,17 +176,18 @@ def run(trials: int, folder: Path, *, seed: int = 0) -> dict[str, int]:
         progress.write_text(json.dumps({"counted": counted, "ledgers": saved_ledgers}))
 
 
-def _start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
-    port = free_port()
-    log = folder / "server.log"
-    server = launch(log, port=port, replicas=2, state_dir=folder / "state")
+def _start(folder: Path, backbone: str, replicas: int) -> tuple["subprocess.Popen[bytes]", str]:
+    log, no_adapters = folder / "server.log", folder / "no-adapters"
+    no_adapters.mkdir(exist_ok=True)
+    settings = {"backbone": backbone, "adapters_dir": no_adapters}
+    server, url = launch(log, replicas=replicas, state_dir=folder / "state", settings=settings)
     try:
-        wait_until_ready(server, f"http://127.0.0.1:{port}", log, READY_WITHIN_S)
+        wait_until_ready(server, url, log, READY_WITHIN_S)
     except BaseException:
         kill_tree(server.pid)
         server.wait()
         raise
-    return server, f"http://127.0.0.1:{port}"
+    return server, url
 
 
 def _tidy(client: httpx.Client, ledgers: dict[str, Ledger]) -> None:
@@ -196,12 +200,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill a server while adapters are registered, again and again.")
     parser.add_argument("--n", type=int, default=200, help="kills")
     parser.add_argument("--state", type=Path, required=True, help="folder to keep, and to go on from")
+    parser.add_argument("--backbone", default=BACKBONE, help=f"default: {BACKBONE}")
+    parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     try:
-        counted = run(options.n, options.state, seed=options.seed)
+        counted = run(options.n, options.state, backbone=options.backbone, replicas=options.replicas, seed=options.seed)
     except BrokenPromiseError as fault:
         print(f"broken: {fault}", file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from loadtests.artefacts import SignatureArtefact, SignatureMaker
+from loadtests.artefacts import ArtefactMaker, SignatureArtefact
 from loadtests.timeline import Change, Signature, Timeline
 from loadtests.workload import Ask, Call
 
@@ -47,11 +47,13 @@ class _Name:
 class Registrar:
     """Looks after `names`, none of which may exist on the server yet.
 
-    One write at a time: plan it, judge its reply, plan the next.
+    One write at a time: plan it, judge its reply, plan the next. Artefacts are number `first` and every `step`-th
+    after it, so that several registrars of one maker never make the same.
     """
 
-    def __init__(self, maker: SignatureMaker, names: Sequence[str]) -> None:
+    def __init__(self, maker: ArtefactMaker, names: Sequence[str], *, first: int = 0, step: int = 1) -> None:
         self._maker = maker
+        self._first, self._step = first, step
         self._names = {name: _Name(Timeline()) for name in names}
         self.made = 0
 
@@ -141,6 +143,6 @@ class Registrar:
         return Write("broken upload", name, "PUT", f"/v1/adapters/{name}", None, data=data[: len(data) // 2])
 
     def _make(self) -> SignatureArtefact:
-        artefact = self._maker.make(self.made % self._maker.count)
+        artefact = self._maker.make((self._first + self._step * self.made) % self._maker.count)
         self.made += 1
         return artefact

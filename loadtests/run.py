@@ -9,13 +9,11 @@ Exit codes: 0 all was answered and every answer came from the adapter asked; 1 s
 import argparse
 import json
 import os
-import platform
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -25,6 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from loadtests import report
+from loadtests.journal import conditions
 from loadtests.samples import read_samples
 from loadtests.server_process import PROJECT, ServerFailedError, running_server
 
@@ -115,11 +114,14 @@ def _loopback(text: str) -> str:
     return text.rstrip("/")
 
 
-def _server(options: argparse.Namespace, folder: Path) -> AbstractContextManager[str]:
+@contextmanager
+def _server(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     if options.url:
-        return nullcontext(options.url)
+        yield options.url
+        return
     print(f"starting a server with {REPLICAS} replicas ...", flush=True)
-    return running_server(folder / "server.log", REPLICAS)
+    with running_server(folder / "server.log", REPLICAS) as server:
+        yield server.url
 
 
 def _locust(url: str, options: argparse.Namespace, folder: Path) -> bool:
@@ -161,20 +163,8 @@ def _conditions(options: argparse.Namespace) -> dict[str, Any]:
         "users": options.users,
         "replicas": None if options.url else REPLICAS,
         "texts": "labelled text" if os.environ.get("ADAKRON_DATA_DIR") else "made up",
-        "commit": _commit(),
-        "cores": os.cpu_count(),
-        "machine": platform.platform(),
-        "python": platform.python_version(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **conditions(),
     }
-
-
-def _commit() -> str | None:
-    if not shutil.which("git"):
-        return None
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
-    known = subprocess.run(command, capture_output=True, text=True, check=False)
-    return known.stdout.strip() or None
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:

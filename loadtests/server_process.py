@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,16 @@ READY_WITHIN_S = 180.0
 STOP_WITHIN_S = 60.0
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "server")
+NO_SETTINGS: Mapping[str, object] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """url: of its HTTP port; pid: of the process that all others of it are below."""
+
+    url: str
+    pid: int
+    state_dir: Path
 
 
 class ServerFailedError(Exception):
@@ -29,38 +40,48 @@ def running_server(
     replicas: int,
     *,
     command: Sequence[str] = COMMAND,
+    settings: Mapping[str, object] = NO_SETTINGS,
     ready_within_s: float = READY_WITHIN_S,
     stop_within_s: float = STOP_WITHIN_S,
-) -> Iterator[str]:
-    """Start a server, yield its URL once it is ready, and stop it by its pid. What it prints goes to `log`.
+) -> Iterator[RunningServer]:
+    """Start a server on a new state folder, yield it once it is ready, and stop it by its pid.
 
-    Raises ServerFailedError.
+    What it prints goes to `log`. Raises ServerFailedError.
     """
-    port = free_port()
     with tempfile.TemporaryDirectory(prefix="adakron-load-") as state_dir:
-        process = launch(log, port=port, replicas=replicas, state_dir=Path(state_dir), command=command)
+        process, url = launch(log, replicas=replicas, state_dir=Path(state_dir), command=command, settings=settings)
         try:
-            url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, log, ready_within_s)
-            yield url
+            yield RunningServer(url, process.pid, Path(state_dir))
         finally:
-            _stop(process, log, stop_within_s)
+            stop(process, log, stop_within_s)
 
 
 def launch(
-    log: Path, *, port: int, replicas: int, state_dir: Path, command: Sequence[str] = COMMAND
-) -> subprocess.Popen[bytes]:
-    """Start a server on loopback and do not wait for it; whoever calls stops it. What it prints goes to `log`."""
+    log: Path,
+    *,
+    replicas: int,
+    state_dir: Path,
+    command: Sequence[str] = COMMAND,
+    settings: Mapping[str, object] = NO_SETTINGS,
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a server on loopback and do not wait for it; whoever calls stops it. Returns it with its URL.
+
+    settings  further ones, by their names in lower case: {"backbone": "random:tiny"}
+    What it prints goes to `log`.
+    """
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ADAKRON_")}
     environment |= {
         "ADAKRON_HOST": "127.0.0.1",
         "ADAKRON_PORT": str(port),
         "ADAKRON_REPLICAS": str(replicas),
         "ADAKRON_STATE_DIR": str(state_dir),
+        **{f"ADAKRON_{name.upper()}": str(value) for name, value in settings.items()},
     }
     with log.open("wb") as output:
         # A session of its own: an interrupt from the keyboard reaches us alone, and we stop the server in order.
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=PROJECT,
             env=environment,
@@ -69,6 +90,7 @@ def launch(
             stderr=output,
             start_new_session=True,
         )
+    return process, f"http://127.0.0.1:{port}"
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, within_s: float) -> None:
@@ -87,7 +109,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, with
     raise ServerFailedError(f"the server was not ready within {within_s:g} s{_last_lines(log)}")
 
 
-def _stop(process: subprocess.Popen[bytes], log: Path, within_s: float) -> None:
+def stop(process: subprocess.Popen[bytes], log: Path, within_s: float = STOP_WITHIN_S) -> None:
+    """SIGTERM, and SIGKILL if it does not obey. Raises ServerFailedError then."""
     if process.poll() is not None:
         return
     process.terminate()

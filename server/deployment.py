@@ -27,7 +27,6 @@ from adakron.errors import AdaKronError
 from server.admin import PREFIX, make_admin_app
 from server.allocator import keep_freed_memory
 from server.catalogue import Catalogue
-from server.data_plane import DataPlane
 from server.errors import NotReadyError, ServerError
 from server.metrics import merge
 from server.registry import Registry
@@ -59,6 +58,8 @@ class Clf:
     """A replica of the data plane."""
 
     async def __init__(self, settings: Settings, threads: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        from server.data_plane import DataPlane  # seconds of imports that the admin plane need not wait for
+
         logging.basicConfig(level=settings.log_level)
         keep_freed_memory()
         self._plane = DataPlane.open(settings, serve.get_replica_context().replica_id.unique_id, threads)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel
 
 from adakron import AdaKron, Adapter, Backbone, Row
-from adakron.attach import attach_trained, detach
+from adakron.attachment import attach_trained, detach
 
 
 def gelu(x: np.ndarray) -> np.ndarray:

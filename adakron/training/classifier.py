@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from adakron.artefact import Adapter
-from adakron.attach import attach, attach_trained, attached, detach
+from adakron.attachment import attach, attach_trained, attached, detach
 from adakron.backbone import Backbone
 from adakron.config import Pooling, ProblemType
 from adakron.errors import ConfigError

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from adakron.attach import Method
-from adakron.config import AdaKronConfig, Head, Pooling, ProblemType
+from adakron.config import AdaKronConfig, Head, Method, Pooling, ProblemType
 from adakron.errors import ConfigError
 from adakron.training.metrics import METRICS
 

@@ -71,9 +71,10 @@ class Server:
             )
         return began_at
 
-    def start(self) -> None:
-        """Start, and wait until it says that it is ready."""
-        self.wait_for_line("Stop:", self.launch())
+    def ensure_running(self) -> None:
+        """Start it unless it runs, and wait until it says that it is ready."""
+        if self.process is None:
+            self.wait_for_line("Stop:", self.launch())
 
     def wait_for_line(self, beginning: str, began_at: int) -> None:
         assert self.process is not None

@@ -8,23 +8,26 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder starts Ray, and may wait for it longer than a test usually may."""
+    """Everything in this folder starts Ray, and may wait for it longer than a test usually may.
+
+    Servers that are killed come last: the shared one is stopped for them, and would have to be started again after.
+    """
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.timeout(480))
+    items.sort(key=lambda item: item.path == here / "test_kills.py")
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The server, which a test may have stopped."""
+    """The server, not running yet, or no longer where a test has stopped it."""
     from tests.e2e.cluster import Server
 
     folder = tmp_path_factory.mktemp("server")
     running = Server(folder / "state", folder / "log.txt")
     try:
-        running.start()
         yield running
     finally:
         if running.process is not None and running.process.poll() is None:
@@ -34,14 +37,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def server(cluster: Any) -> Any:
     """The server, running."""
-    if cluster.process is None:
-        cluster.start()
+    cluster.ensure_running()
     return cluster
 
 
 @pytest.fixture(scope="session")
 def info(cluster: Any) -> dict[str, Any]:
     """What it says of itself, as of its first start."""
+    cluster.ensure_running()
     found: dict[str, Any] = cluster.info()
     return found
 

@@ -127,6 +127,7 @@ def test_killed_replica_is_replaced_and_the_new_one_holds_everything(server: Ser
 @pytest.fixture(scope="module")
 def kept(cluster: Server, make: Make) -> list[dict[str, Any]]:
     """The listing before the stop: one adapter rolled back to version 1 of 2, one deleted, and what others left."""
+    cluster.ensure_running()
     cluster.put("ops/stays", make(32).adapter)
     cluster.put("ops/stays", make(33).adapter)
     cluster.put("ops/gone", make(34).adapter)

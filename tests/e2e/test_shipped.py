@@ -26,8 +26,7 @@ VALUE_TOLERANCE = 0.15
 @pytest.fixture(scope="module")
 def shipped(cluster: Server) -> dict[str, bool]:
     """Name -> whether it takes pairs, of all shipped adapters, registered."""
-    if cluster.process is None:
-        cluster.start()
+    cluster.ensure_running()
     takes_pair = {}
     for name in NAMES:
         adapter = Adapter.from_folder(PROJECT / "adapters" / name)

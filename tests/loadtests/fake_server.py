@@ -25,6 +25,7 @@ FIXED: dict[str, tuple[tuple[str, ...], bool, str]] = {
     "nli": (("no", "maybe", "yes"), True, "single_label_classification"),
     "likeness": (("value",), True, "regression"),
 }
+LEASES = 'adakron_leases{replica="r1"} 0.0\nadakron_leases{replica="r2"} 0.0\n'
 
 
 class FakeServer:
@@ -53,6 +54,8 @@ class FakeServer:
                     return 200, {"status": "ready"}
                 case "GET", "/v1/info":
                     return 200, {"server": "fake"}
+                case "GET", "/metrics":
+                    return 200, LEASES
                 case "GET", "/v1/adapters":
                     return 200, self._list(query)
                 case "POST", "/v1/classify":
@@ -61,6 +64,8 @@ class FakeServer:
                 return _error(404, "NO_ROUTE")
             name = path.removeprefix("/v1/adapters/")
             match method:
+                case "GET" if name not in self.active:
+                    return _error(404, "ADAPTER_NOT_FOUND", name)
                 case "PUT":
                     return self._put(name, body)
                 case "POST" if name.endswith("/activate"):
@@ -162,7 +167,7 @@ def serving(fake: FakeServer, port: int = 0) -> Iterator[str]:
             url = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             status, reply = fake.handle(self.command, url.path, parse_qs(url.query), body)
-            data = json.dumps(reply).encode()
+            data = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))

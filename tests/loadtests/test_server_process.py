@@ -23,17 +23,19 @@ def is_running(pid: int) -> bool:
 
 
 def test_the_server_answers_inside_and_is_gone_afterwards(tmp_path: Path) -> None:
-    with running_server(tmp_path / "log", 2, command=FAKE) as url:
-        assert httpx.get(f"{url}/v1/info", trust_env=False).json() == {"server": "fake"}
+    with running_server(tmp_path / "log", 2, command=FAKE) as server:
+        assert httpx.get(f"{server.url}/v1/info", trust_env=False).json() == {"server": "fake"}
+        assert is_running(server.pid)
+        assert server.state_dir.is_dir()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/v1/info", trust_env=False)
+        httpx.get(f"{server.url}/v1/info", trust_env=False)
 
 
 def test_the_server_is_stopped_when_the_run_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), running_server(tmp_path / "log", 2, command=FAKE) as url:
+    with pytest.raises(KeyError), running_server(tmp_path / "log", 2, command=FAKE) as server:
         raise KeyError
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False)
+        httpx.get(server.url, trust_env=False)
 
 
 def test_the_server_gets_its_settings_and_a_state_folder_that_goes(
@@ -43,11 +45,16 @@ def test_the_server_gets_its_settings_and_a_state_folder_that_goes(
     code = (
         "import os; [print(f'{k}={v}') for k, v in os.environ.items() if k.startswith('ADAKRON_')]; raise SystemExit(3)"
     )
-    with pytest.raises(ServerFailedError), running_server(tmp_path / "log", 5, command=script(code)):
+    with (
+        pytest.raises(ServerFailedError),
+        running_server(tmp_path / "log", 5, command=script(code), settings={"device_budget_bytes": 7}),
+    ):
         pass
     found = dict(line.split("=", 1) for line in (tmp_path / "log").read_text().splitlines())
-    assert found.keys() == {"ADAKRON_HOST", "ADAKRON_PORT", "ADAKRON_REPLICAS", "ADAKRON_STATE_DIR"}
+    own = {"ADAKRON_HOST", "ADAKRON_PORT", "ADAKRON_REPLICAS", "ADAKRON_STATE_DIR"}
+    assert found.keys() == own | {"ADAKRON_DEVICE_BUDGET_BYTES"}
     assert (found["ADAKRON_HOST"], found["ADAKRON_REPLICAS"]) == ("127.0.0.1", "5")
+    assert found["ADAKRON_DEVICE_BUDGET_BYTES"] == "7"
     assert not Path(found["ADAKRON_STATE_DIR"]).exists()
 
 

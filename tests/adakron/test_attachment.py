@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel, RobertaConfig
 
 from adakron import AdaKron, AdaKronConfig, MAdaKron, attach, detach
-from adakron.attach import Method, attach_trained, attached
+from adakron.attachment import attach_trained, attached
+from adakron.config import Method
 from adakron.errors import BackboneError, ConfigError
 from adakron.families import sites
 from adakron.module import ExpertLinear

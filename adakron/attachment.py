@@ -4,17 +4,15 @@ For training and as the reference for the engine; serving many adapters at once 
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adakron.config import AdaKronConfig
+from adakron.config import AdaKronConfig, Method
 from adakron.errors import BackboneError, ConfigError
 from adakron.families import sites
 from adakron.module import AdaKron, MAdaKron
-
-Method = Literal["adakron", "madakron-partial", "madakron-full"]
 
 
 class SiteHook:
