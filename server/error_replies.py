@@ -112,6 +112,8 @@ def error_reply(error: Exception, scope: Scope) -> Response:
     if known.status in (429, 503):
         # Spread out, so that clients turned away together do not come back together.
         headers["retry-after"] = str(known.retry_after_s or random.randint(1, 3))
+    if known.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="adakron"'
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
         headers["allow"] = error.headers["Allow"]
     path = scope["path"]
@@ -131,6 +133,12 @@ def request_id_of(scope: Scope) -> str:
     request_id = offered if _CLIENT_REQUEST_ID.fullmatch(offered) else secrets.token_hex(16)
     state["request_id"] = request_id
     return request_id
+
+
+def reply_headers(scope: Scope) -> dict[str, str]:
+    """Header fields that any reply to this request will have, an error too: put some in."""
+    state: dict[str, dict[str, str]] = scope.setdefault("state", {})
+    return state.setdefault("reply_headers", {})
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -156,6 +164,7 @@ class Envelope:
             return
         started_s = time.perf_counter()
         is_answering = False
+        more_headers = reply_headers(scope)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal is_answering
@@ -163,6 +172,7 @@ class Envelope:
                 is_answering = True
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id_of(scope)
+                headers.update(more_headers)
                 headers.append("server-timing", f"total;dur={(time.perf_counter() - started_s) * 1000:.1f}")
             await send(message)
 

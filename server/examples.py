@@ -145,7 +145,13 @@ INFO: Responses = {
                     "batch_invariant": False,
                     "adapters": 1024,
                 },
-                "limits": {"batch_budget_tokens": 2048, "queue_limit_tokens": 65_536},
+                "limits": {
+                    "batch_budget_tokens": 2048,
+                    "queue_limit_tokens": 65_536,
+                    "rows_per_minute": 6000,
+                    "counted": "in memory, divided by 2 live replicas",
+                },
+                "access": "keys",
             }
         },
     ),

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -10,6 +10,7 @@ import pytest_asyncio
 from pydantic import TypeAdapter
 
 from server import examples
+from server.access.gate import Gate
 from server.answers import ItemsAnswer, ManyAdaptersAnswer, OneAdapterAnswer
 from server.app import make_app
 from server.errors import NotReadyError, OverloadedError
@@ -22,7 +23,7 @@ ADMIN_OPENAPI = {"paths": {"/v1/adapters": {"get": {"summary": "List"}}}, "compo
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate | None = None, cors: Sequence[str] = ()) -> None:
         self.engine = StubEngine()
         self.resolver = StubResolver(self.engine)
         self.service = Service(
@@ -40,6 +41,8 @@ class Bench:
             is_ready=self.is_ready,
             collect_metrics=self.collect_metrics,
             admin_openapi=lambda: ADMIN_OPENAPI,
+            gate=gate,
+            cors=cors,
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 
