@@ -22,6 +22,7 @@ from server import examples, metrics, openapi
 from server.access.cors import allow_origins
 from server.access.documents import with_access
 from server.access.gate import Gate, Needed, guard_routes, needs, scopes_of
+from server.disconnect import unless_gone
 from server.error_replies import install_error_handlers
 from server.errors import InvalidRequestError, NotReadyError, ServerError, quoted
 from server.guard import Guard
@@ -106,12 +107,13 @@ def _add_classify(app: FastAPI, service: Service) -> None:
         whole call has the first one's status. `name@3` or `name@sha256:...` pins a version; calls with one X-Route-Key
         stay on one version of a split. The deadline is the header X-Timeout-S.
 
-        Statuses: 200, 400, 401, 403, 404, 413, 414, 415, 422, 429, 431, 503, 504.
+        Statuses: 200, 400, 401, 403, 404, 408, 413, 414, 415, 422, 429, 431, 503, 504.
         """
         timeout_s = _timeout_s(request.headers.get("x-timeout-s"))
         parsed = parse_classify_request(await read_json(request))
         route_key = request.headers.get("x-route-key")
-        classified = await service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
+        work = service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
+        classified = await unless_gone(request.receive, work)
         body = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
         return Response(body, headers=_headers(classified), media_type="application/json")
 
@@ -128,7 +130,7 @@ def _add_info(app: FastAPI, info: Info) -> None:
     async def get_info() -> JSONResponse:
         """Describe the backbone with its fingerprint, the limits, and this replica.
 
-        Statuses: 200, 400, 401, 403, 413, 414, 415, 429, 431.
+        Statuses: 200, 400, 401, 403, 408, 413, 414, 415, 429, 431.
         """
         return JSONResponse(dict(info()))
 
@@ -147,7 +149,10 @@ def _add_operations(
         responses=examples.HEALTHZ,
     )
     async def healthz() -> JSONResponse:
-        """Answer as long as the event loop turns, whatever else is broken. Statuses: 200, 400, 413, 414, 415, 431."""
+        """Answer as long as the event loop turns, whatever else is broken.
+
+        Statuses: 200, 400, 408, 413, 414, 415, 431.
+        """
         return JSONResponse({"status": "ok"})
 
     @app.get(
@@ -160,7 +165,7 @@ def _add_operations(
     async def readyz() -> JSONResponse:
         """Answer 200 only where a row really went through backbone and adapters, just now or a moment ago.
 
-        Statuses: 200, 400, 413, 414, 415, 431, 503.
+        Statuses: 200, 400, 408, 413, 414, 415, 431, 503.
         """
         if not (service.ready() and await _answers(is_ready)):
             raise NotReadyError("backbone or adapters do not answer", hint="ask again after the time in Retry-After")
@@ -176,7 +181,7 @@ def _add_operations(
     )
     @needs("read", whole=True)
     async def get_metrics() -> Response:
-        """Collect what every replica counted. Statuses: 200, 400, 401, 403, 413, 414, 415, 429, 431, 503."""
+        """Collect what every replica counted. Statuses: 200, 400, 401, 403, 408, 413, 414, 415, 429, 431, 503."""
         return Response(await collect_metrics(), headers={"content-type": metrics.CONTENT_TYPE})
 
 

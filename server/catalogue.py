@@ -1,7 +1,7 @@
 """Which adapters exist: names, versions, which version is active, and one generation counter over all of it.
 
 Every change is one transaction: the rows, the counter, a line in the log of changes, and the key of a request that may
-be repeated. All SQL of the server is here, its tables in `server.tables`. Knows nothing of HTTP, files of weights, or
+be repeated. All SQL about adapters is here, its tables in `server.tables`. Knows nothing of HTTP, files of weights, or
 the engine.
 """
 

@@ -123,7 +123,7 @@ class DataPlane:
             is_ready=self.is_ready,
             collect_metrics=collect_metrics,
             admin_openapi=admin_openapi,
-            gate=Gate(self.keys, self.rates),
+            gate=Gate(self.keys, self.rates, self._cors),
             cors=self._cors,
         )
 

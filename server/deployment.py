@@ -46,6 +46,8 @@ COUNT_EVERY_S = 5.0
 MAX_ONGOING_REQUESTS = 8192
 # Deadlines nest: ours 20 s, Ray's this, HAProxy's 30 s.
 REQUEST_TIMEOUT_S = 25.0
+# A connection on which nothing was asked for so long is closed.
+KEEP_ALIVE_S = 15
 
 
 @serve.deployment(
@@ -151,7 +153,8 @@ class Admin:
         self._tidying = asyncio.create_task(self._registry.keep_tidy())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return _OneRequestId(make_admin_app(self._registry, Gate(self._keys, RateLimits(None)), self._cors))
+        gate = Gate(self._keys, RateLimits(None), self._cors)
+        return _OneRequestId(make_admin_app(self._registry, gate, self._cors))
 
 
 class _OneRequestId:
@@ -226,7 +229,12 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
     )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(
-        http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S),
+        http_options=HTTPOptions(
+            host=settings.host,
+            port=settings.port,
+            request_timeout_s=REQUEST_TIMEOUT_S,
+            keep_alive_timeout_s=KEEP_ALIVE_S,
+        ),
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=settings.log_level),
     )
     clf = Clf.options(  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
@@ -178,6 +178,11 @@ class Envelope:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            # Nobody is left to answer. What goes out all the same is for the counters.
+            if not is_answering:
+                await send_with_headers({"type": "http.response.start", "status": 499, "headers": []})
+                await send_with_headers({"type": "http.response.body", "body": b""})
         except Exception as error:
             if is_answering:  # too late for a reply of our own: the server closes the connection
                 raise

@@ -1,6 +1,7 @@
 """What the service refuses or cannot do, one class per cause, each with its HTTP status and a stable code.
 
     ServerError
+    ├── MalformedRequestError     400  a path, a Host or a framing of the body that is none
     ├── MalformedBodyError        400  not JSON, not UTF-8, or a length that is no length
     ├── UnauthenticatedError      401  no key, or none that is known and still holds
     ├── ForbiddenError            403  a good key that does not open this
@@ -101,6 +102,13 @@ class ServerError(Exception):
     @property
     def type(self) -> str:
         return type_of(self.status)
+
+
+class MalformedRequestError(ServerError):
+    """A path, a Host or a framing of the body that is none."""
+
+    status = 400
+    code = "MALFORMED_REQUEST"
 
 
 class MalformedBodyError(ServerError):

@@ -16,8 +16,10 @@ from server.errors import (
     InputError,
     InvalidRequestError,
     MalformedBodyError,
+    MalformedRequestError,
     NotReadyError,
     OverloadedError,
+    RequestTimeoutError,
     UnsupportedMediaTypeError,
     UriTooLongError,
     VersionNotFoundError,
@@ -27,6 +29,8 @@ from server.schemas import MAX_BODY_BYTES, ItemsRequest, ManyAdaptersRequest, On
 
 # Any route may answer these: they come from the guard around all of them.
 _GUARD_ERRORS = (
+    RequestTimeoutError("the body came too slowly", hint="send it at once, or in smaller parts"),
+    MalformedRequestError("Host is not the name of one host"),
     MalformedBodyError("Content-Length is not one length"),
     BodyTooLargeError(f"the body has more than {MAX_BODY_BYTES} bytes, the most that is read here"),
     UriTooLongError("path and query have 9000 bytes; at most 4096 are read"),

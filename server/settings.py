@@ -4,7 +4,6 @@ Flags win over variables. Read once, in the launching process, and handed to the
 server looks at the environment. Knows nothing of Ray or of the engine.
 """
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.access.loopback import is_loopback
 from server.access.store import KeyStore
 from server.blobs import BlobStore
 from server.database import parse_url, sqlite_url
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether nobody outside of this machine reaches the address."""
-        return self.host == "localhost" or _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def cors(self) -> tuple[str, ...]:
@@ -150,10 +150,3 @@ class Settings(BaseSettings):
     @classmethod
     def _make_absolute(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser().absolute()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@
 checked when the route was chosen and before anything of it runs, the reading of its body included.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from server.access.caller import NOBODY, Caller, Meter, acting_for
 from server.access.keys import Key
 from server.access.keys import Scope as KeyScope
+from server.access.loopback import check_from_here
 from server.error_replies import reply_headers
 from server.errors import ForbiddenError, UnauthenticatedError
 
@@ -70,11 +71,12 @@ class Limits(Protocol):
 
 
 class Gate:
-    """Decides on one request. Without `keys` every door is open."""
+    """Decides on one request. Without `keys` every door is open. origins: of web pages that may call."""
 
-    def __init__(self, keys: Keys | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, keys: Keys | None = None, limits: Limits | None = None, origins: Collection[str] = ()) -> None:
         self._keys = keys
         self._limits = limits
+        self._origins = origins
 
     async def admit(self, scope: Scope, needed: Needed) -> Caller:
         """Who asks.
@@ -82,7 +84,10 @@ class Gate:
         Raises UnauthenticatedError (401), the same for every reason; ForbiddenError (403); RateLimitedError (429) after
         too many wrong keys from one address. A good key is let in whatever others from its address do.
         """
-        if self._keys is None or self._keys.is_open:
+        if self._keys is None:
+            return NOBODY
+        if self._keys.is_open:
+            check_from_here(scope, self._origins)
             return NOBODY
         offered = _offered(scope)
         key = self._keys.find(offered)

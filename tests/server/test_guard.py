@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Sequence
 
@@ -6,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from server import guard
 from server.guard import Guard
 
 CAP = 1000
@@ -125,6 +127,110 @@ async def test_path_and_query_are_capped_at_4_kib() -> None:
     exchange = Exchange()
     exchange.scope["query_string"] = b"x" * 4096
     assert (await exchange.through()).status == 414
+
+
+@pytest.mark.parametrize("path", ["/a\x00b", "/a\r\nb", "/a\n", "/\x1b[31m", "/a\x7f", "/a\tb"])
+async def test_a_control_character_in_the_path_is_400(path: str) -> None:
+    assert (await Exchange(path=path).through()).status == 400
+
+
+@pytest.mark.parametrize("host", [b"test", b"a-b.example.org:8000", b"127.0.0.1:1", b"[::1]:8000", b"my_service"])
+async def test_a_host_passes(host: bytes) -> None:
+    assert (await Exchange(headers=[(b"host", host)]).through()).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"a b",
+        b"a/b",
+        b"a?b",
+        b"a#b",
+        b"a@b",
+        b"user:secret@a",
+        b"a:b",
+        b"a:123456",
+        b"a,b",
+        b"a\\b",
+        b"http://a",
+        b"[::1",
+        b"::1]",
+        b"[x]",
+        b"a\x00",
+        b"a\r\nx: y",
+        b"\xc3\xa9.example",
+        b"%61",
+        b"a%00b",
+        b"a;b",
+        b"'a'",
+        b"<a>",
+        b"a" * 300,
+        b"a:80:80",
+        b"/healthz",
+        b"a\t",
+        b" a",
+        b"a ",
+        b"*",
+    ],
+)
+async def test_a_host_that_is_none_is_400(host: bytes) -> None:
+    assert (await Exchange(headers=[(b"host", host)]).through()).status == 400
+
+
+async def test_two_hosts_are_400() -> None:
+    assert (await Exchange(headers=[(b"host", b"a"), (b"host", b"a")]).through()).status == 400
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        [(b"transfer-encoding", b"gzip")],
+        [(b"transfer-encoding", b"gzip, chunked")],
+        [(b"transfer-encoding", b"chunked, chunked")],
+        [CHUNKED, CHUNKED],
+        [(b"transfer-encoding", b"xchunked")],
+        [CHUNKED, length(5)],
+    ],
+)
+async def test_a_body_that_is_framed_in_two_ways_or_an_unknown_one_is_400(framing: list[Field]) -> None:
+    exchange = await Exchange([b"x"], framing).through()
+    assert (exchange.status, exchange.n_read) == (400, 0)
+
+
+class Slow(Exchange):
+    """Each piece of the body comes after a pause."""
+
+    pause_s = 0.0
+
+    async def receive(self) -> Message:
+        await asyncio.sleep(self.pause_s)
+        return await super().receive()
+
+
+async def test_a_body_that_stops_is_408_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_SILENCE_S", 0.05)
+    slow = Slow([b"x", b"y"], [CHUNKED])
+    slow.pause_s = 5.0
+    await slow.through()
+    assert (slow.status, slow.headers[b"connection"]) == (408, b"close")
+
+
+async def test_a_body_that_trickles_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_BODY_S", 0.1)
+    slow = Slow([b"x"] * 900, [CHUNKED])
+    slow.pause_s = 0.02
+    await slow.through()
+    assert slow.status == 408
+    assert slow.n_read < 20
+
+
+async def test_a_long_body_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_BODY_S", 0.05)
+    monkeypatch.setattr(guard, "LEAST_BYTES_PER_S", 100)
+    slow = Slow([b"x" * 50] * 8, [CHUNKED])
+    slow.pause_s = 0.02
+    assert (await slow.through()).status == 200
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"deflate", b"identity, gzip"])
