@@ -29,16 +29,18 @@ def running_server(
     replicas: int,
     *,
     command: Sequence[str] = COMMAND,
+    state_dir: Path | None = None,
     ready_within_s: float = READY_WITHIN_S,
     stop_within_s: float = STOP_WITHIN_S,
 ) -> Iterator[str]:
     """Start a server, yield its URL once it is ready, and stop it by its pid. What it prints goes to `log`.
 
+    state_dir  its folder, which stays; without one, a new one that does not
     Raises ServerFailedError.
     """
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="adakron-load-") as state_dir:
-        process = launch(log, port=port, replicas=replicas, state_dir=Path(state_dir), command=command)
+    with tempfile.TemporaryDirectory(prefix="adakron-load-") as new_dir:
+        process = launch(log, port=port, replicas=replicas, state_dir=state_dir or Path(new_dir), command=command)
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, log, ready_within_s)
@@ -69,6 +71,22 @@ def launch(
             stderr=output,
             start_new_session=True,
         )
+
+
+def make_key(state_dir: Path, *scopes: str) -> str:
+    """A new key with these scopes for the server of a state folder, as the command line makes it.
+
+    Raises subprocess.CalledProcessError.
+    """
+    arguments = ["-c", "from server.cli import main; raise SystemExit(main())", "keys", "create", "--state-dir"]
+    made = subprocess.run(
+        [sys.executable, *arguments, str(state_dir), "--scopes", *scopes],
+        cwd=PROJECT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return made.stdout.strip()
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, within_s: float) -> None:

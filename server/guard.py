@@ -9,9 +9,10 @@
     body over the cap, declared or chunked  413   declared: before a byte is read; chunked: at the byte too many
     a body that comes too slowly            408   no byte for 10 s; a part of it every 10 s is let go on for longer
 
-A reply that begins before the body was read to its end closes the connection, so that the HTTP server does not go on
-to read a body nobody wants. Ray's multiplexing header is removed: a client must not steer Ray's routing.
-Pure ASGI; knows nothing of routes.
+A reply that begins before the body was read to its end waits for the rest of it if that is little and comes at once:
+closing on a client that still sends may destroy the reply on its way. Otherwise it closes the connection, so that the
+HTTP server does not go on to read a body nobody wants. Ray's multiplexing header is removed: a client must not steer
+Ray's routing. Pure ASGI; knows nothing of routes.
 """
 
 import asyncio
@@ -41,6 +42,9 @@ MAX_SILENCE_S = 10.0
 # A body may take this long, and a second more for each so many bytes that came: a trickle ends, an upload does not.
 MAX_BODY_S = 30.0
 LEAST_BYTES_PER_S = 16 * 1024
+# What is read past before a reply that did not wait for it.
+SKIPPED_BYTES = 64 * 1024
+SKIPPED_WITHIN_S = 1.0
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _HOST = re.compile(rb"([0-9A-Za-z._\-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 # "serve_multiplexed_model_id" and its spelling with dashes: Ray Serve would split batches and route by it.
@@ -62,13 +66,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         max_body_bytes = self._exceptions.get(scope["path"], self._max_body_bytes)
-        body = _Body(receive, send, max_body_bytes)
+        body = _Body(receive, send, max_body_bytes, may_skip=b"expect" not in {name for name, _ in scope["headers"]})
         try:
             _check_head(scope)
             declared_bytes = _declared_bytes(Headers(scope=scope))
             if declared_bytes == 0:
                 body.is_read = True
             elif declared_bytes is not None and declared_bytes > max_body_bytes:
+                body.may_skip &= declared_bytes <= SKIPPED_BYTES
                 raise body.too_large()
         except ServerError as error:
             await error_reply(error, scope)(scope, receive, body.send)
@@ -85,7 +90,8 @@ class Guard:
 class _Body:
     """Counts what the application reads, and closes the connection after a reply that did not wait for the end."""
 
-    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, max_bytes: int, *, may_skip: bool) -> None:
+        self.may_skip = may_skip  # a client that waits to be told to send should not be
         self._receive = receive
         self._send = send
         self._max_bytes = max_bytes
@@ -98,9 +104,9 @@ class _Body:
         message = await (self._receive() if self.is_read else self._in_time())
         if message["type"] == "http.request":
             self._read_bytes += len(message.get("body", b""))
+            self.is_read = not message.get("more_body", False)
             if self._read_bytes > self._max_bytes:
                 raise self.too_large()
-            self.is_read = not message.get("more_body", False)
         return message
 
     async def _in_time(self) -> Message:
@@ -110,6 +116,7 @@ class _Body:
             async with asyncio.timeout(min(MAX_SILENCE_S, left_s)):
                 return await self._receive()
         except TimeoutError as error:
+            self.may_skip = False
             raise RequestTimeoutError(
                 "the body came too slowly", hint="send it at once, or in smaller parts"
             ) from error
@@ -117,9 +124,24 @@ class _Body:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.is_answered = True
+            if self.may_skip and not self.is_read:
+                await self._skip()
             if not self.is_read:
                 MutableHeaders(scope=message)["connection"] = "close"
         await self._send(message)
+
+    async def _skip(self) -> None:
+        skipped_bytes = 0
+        try:
+            async with asyncio.timeout(SKIPPED_WITHIN_S):
+                while not self.is_read and skipped_bytes < SKIPPED_BYTES:
+                    message = await self._receive()
+                    if message["type"] != "http.request":
+                        return
+                    skipped_bytes += len(message.get("body", b""))
+                    self.is_read = not message.get("more_body", False)
+        except TimeoutError:
+            pass
 
     def too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"the body has more than {self._max_bytes} bytes, the most that is read here")

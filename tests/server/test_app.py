@@ -1,7 +1,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -23,7 +23,12 @@ ADMIN_OPENAPI = {"paths": {"/v1/adapters": {"get": {"summary": "List"}}}, "compo
 
 
 class Bench:
-    def __init__(self, gate: Gate | None = None, cors: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        gate: Gate | None = None,
+        cors: Sequence[str] = (),
+        admin_openapi: Callable[[], dict[str, Any]] = lambda: ADMIN_OPENAPI,
+    ) -> None:
         self.engine = StubEngine()
         self.resolver = StubResolver(self.engine)
         self.service = Service(
@@ -40,7 +45,7 @@ class Bench:
             info=lambda: {"backbone": "stub"},
             is_ready=self.is_ready,
             collect_metrics=self.collect_metrics,
-            admin_openapi=lambda: ADMIN_OPENAPI,
+            admin_openapi=admin_openapi,
             gate=gate,
             cors=cors,
         )
