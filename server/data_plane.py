@@ -18,6 +18,10 @@ from starlette.types import ASGIApp
 import adakron
 from adakron import Engine, Result, Row
 from adakron.engine import Lease
+from server.access.caller import visible
+from server.access.gate import Gate
+from server.access.rates import RateLimits
+from server.access.ring import KeyRing
 from server.admin import admin_openapi
 from server.app import make_app
 from server.blobs import BlobStore
@@ -56,6 +60,9 @@ class DataPlane:
         self._probe: asyncio.Task[bool] | None = None
         self.metrics = Metrics()
         self.metrics.watch(engine.residency)
+        self.keys = KeyRing(settings.open_keys(), may_be_open=settings.is_loopback)
+        self.rates = RateLimits(settings.rate_limit_rows, redis_url=settings.redis_url)
+        self._cors = settings.cors
         self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned)
         self.service = Service(
             engine,
@@ -85,12 +92,14 @@ class DataPlane:
         catalogue = Catalogue(settings.catalogue, is_writer=False)
         plane = cls(engine, catalogue, settings.open_blobs(), settings, replica_id)
         plane.replica.load()
+        plane.keys.load()
         return plane
 
     async def start(self) -> None:
         """Take requests, once one row has gone all the way. Raises RuntimeError where none gets through."""
         await self.service.start()
         await self.replica.start()
+        await self.keys.start()
         if not await self.is_ready():
             raise RuntimeError("the engine does not answer a plain row")
 
@@ -98,6 +107,8 @@ class DataPlane:
         """Finish what is inside, refuse what comes."""
         await self.service.stop()
         await self.replica.stop()
+        await self.keys.stop()
+        await self.rates.close()
         self._catalogue.close()
 
     async def is_ready(self) -> bool:
@@ -114,6 +125,8 @@ class DataPlane:
             is_ready=self.is_ready,
             collect_metrics=collect_metrics,
             admin_openapi=admin_openapi,
+            gate=Gate(self.keys, self.rates, self._cors),
+            cors=self._cors,
         )
 
     def status(self, names: Sequence[str]) -> ReplicaStatus:
@@ -129,13 +142,15 @@ class DataPlane:
             "version": adakron.__version__,
             "replica": self.replica.replica_id,
             "generation": self.replica.generation,
-            "names": len(self.replica.names()),
+            "names": len(visible(self.replica.names())),
             "engine": engine,
             "residency": asdict(self._engine.residency()),
             "limits": {
                 "batch_budget_tokens": self._budget_tokens,
                 "queue_limit_tokens": QUEUE_BATCHES * self._budget_tokens,
+                **self.rates.describe(),
             },
+            "access": "open" if self.keys.is_open else "keys",
         }
 
     async def _run_probe(self) -> bool:

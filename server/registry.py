@@ -24,7 +24,7 @@ from adakron import Adapter, AdapterConfig
 from adakron.errors import AdaKronError
 from server.blobs import BlobStore, Freed, StagedBlob
 from server.catalogue import Catalogue
-from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
+from server.errors import NotReadyError, QuotaExceededError, ServerError, VersionNotFoundError, unknown_adapter
 from server.records import Addition, Change, Entry, Event, Listed, Once, Origin, Precondition, Removal, SplitChange
 from server.replica import Applied, ReplicaStatus
 from server.shadow import VERDICTS
@@ -239,9 +239,11 @@ class Registry:
             write = partial(self._catalogue.delete_version, name, version, if_match=if_match, origin=origin, once=once)
         return await self._to_its_end(self._delete(name, write))
 
-    async def page(self, limit: int, after: str = "") -> tuple[list[Shown], str | None]:
-        """Up to `limit` adapters by name, beginning behind `after`; and where to go on, or None at the end."""
-        listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after)
+    async def page(self, limit: int, after: str = "", prefix: str = "") -> tuple[list[Shown], str | None]:
+        """Up to `limit` adapters by name, those that begin with `prefix`, from behind `after` on; and where to go on,
+        or None at the end.
+        """
+        listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after, prefix)
         statuses = await self._describe([adapter.name for adapter in listed[:limit]])
         page = [_shown(adapter, statuses) for adapter in listed[:limit]]
         return page, page[-1].name if len(listed) > limit else None
@@ -250,7 +252,7 @@ class Registry:
         """One adapter with the last of its history. Raises AdapterNotFoundError."""
         listed = await asyncio.to_thread(self._catalogue.get, name)
         if listed is None:
-            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+            raise unknown_adapter(name)
         history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
         return _shown(listed, await self._describe([name]), history)
 
@@ -282,7 +284,7 @@ class Registry:
         """The sha256 and the bytes of a kept version. Raises AdapterNotFoundError, VersionNotFoundError."""
         listed = await asyncio.to_thread(self._catalogue.get, name)
         if listed is None:
-            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+            raise unknown_adapter(name)
         row = listed.entry.versions.get(version)
         if row is None:
             raise VersionNotFoundError(f"adapter {name!r} has no version {version}", param="version")
@@ -347,15 +349,16 @@ class Registry:
                 add = partial(
                     self._catalogue.add_versions, activate=activate, is_stored=self._blobs.__contains__, origin=origin
                 )
-                changes = await asyncio.to_thread(add, additions) if additions else []
+                added = await asyncio.to_thread(_add_all, add, additions)
             except ServerError as error:  # of the catalogue: none of the group is registered
                 return [error for _ in candidates], ()
             finally:
                 self._pinned.subtract(pinned)
                 await self._collect(set(pinned))
+            changes = [one for one in added if isinstance(one, Change)]
             generation = max((change.generation for change in changes), default=0)
             applied = await self._broadcast(generation, deadline_s) if changes else []
-        registered = iter(changes)
+        registered = iter(added)
         outcomes = [next(registered) if isinstance(one, Addition) else one for one in admitted]
         return outcomes, _lagging(applied, generation)
 
@@ -459,6 +462,25 @@ async def _receive(staged: StagedBlob, chunks: AsyncIterator[bytes]) -> None:
             await asyncio.to_thread(staged.write, bytes(buffer))
             buffer.clear()
     await asyncio.to_thread(staged.write, bytes(buffer))
+
+
+def _add_all(
+    add: Callable[[Sequence[Addition]], list[Change]], additions: Sequence[Addition]
+) -> list[Change | QuotaExceededError]:
+    """Commit them together; where that passes a quota, one after another, so that only what is too much is refused."""
+    if not additions:
+        return []
+    try:
+        return list(add(additions))
+    except QuotaExceededError:
+        pass
+    added: list[Change | QuotaExceededError] = []
+    for addition in additions:
+        try:
+            added += add([addition])
+        except QuotaExceededError as error:
+            added.append(error)
+    return added
 
 
 def request_hash(*parts: str) -> str:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from adakron import Adapter
 from adakron.errors import AdaKronError, UnknownAdapterError
 from adakron.residents import Departure, Freed
+from server.access.caller import current_caller, visible
 from server.batcher import unavailable
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
@@ -208,6 +209,8 @@ class Replica:
         Raises AdapterNotFoundError, VersionNotFoundError; NotReadyError while `min_generation` is not reached.
         """
         name = reference.name
+        if not current_caller().sees(name):
+            raise _unknown(name, self._table.adapters)  # whether it is there or not
         if not self._knows(reference) or self.generation < (min_generation or 0):
             await self.sync()  # it may have been committed a moment ago
         if self.generation < (min_generation or 0):
@@ -294,7 +297,7 @@ class Replica:
         name = reference.name
         entry = table.adapters.get(name)
         if entry is None:
-            raise AdapterNotFoundError(f"no adapter {name!r}", hint=_did_you_mean(name, table.adapters))
+            raise _unknown(name, table.adapters)
         kept = ", ".join(f"{name}@{number}" for number in list(entry.versions)[-4:])
         if reference.is_pinned:
             pinned = _pinned_version(entry, reference)
@@ -434,6 +437,10 @@ def _pinned_version(entry: Entry, reference: Reference) -> int | None:
 def _reason(error: Exception) -> str:
     # Only errors of our own are known to hold no path and no content.
     return str(error)[:300] if isinstance(error, AdaKronError | ServerError) else type(error).__name__
+
+
+def _unknown(name: str, known: Collection[str]) -> AdapterNotFoundError:
+    return AdapterNotFoundError(f"no adapter {name!r}", hint=_did_you_mean(name, visible(known)))
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:

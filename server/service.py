@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adakron import Result, Row
+from server.access.caller import current_caller
 from server.answers import (
     AdapterAnswer,
     Answer,
@@ -132,10 +133,11 @@ class Service:
         """Answer a request within `timeout_s` seconds. Calls with one `route_key` stay on one side of a split.
 
         A row that fails is an error in its place. Raises the first row's error where all failed (422 or 503),
-        InvalidRequestError (422), AdapterNotFoundError and VersionNotFoundError (404), OverloadedError (429),
-        NotReadyError (503), DeadlineExceededError (504).
+        InvalidRequestError (422), AdapterNotFoundError and VersionNotFoundError (404), OverloadedError and
+        RateLimitedError (429), NotReadyError (503), DeadlineExceededError (504).
         """
         plan = _plan(request)
+        await current_caller().charge(len(plan.rows))
         deadline_s = time.monotonic() + timeout_s
         adapters: dict[str, Resolved] = {}
         submission: Submission | None = None
