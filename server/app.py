@@ -1,6 +1,6 @@
 """The data plane's HTTP: routes, headers, documentation. Joins service, guard, metrics and errors; decides nothing.
 
-    POST /v1/classify   GET /v1/info   GET /healthz /readyz /metrics /docs /openapi.json
+    POST /v1/classify   GET /v1/info   GET /healthz /readyz /metrics /docs /openapi.json   and the dialects' routes
 
 Layers, outermost first: RequestRecorder counts, Guard bounds what is read, Envelope adds the request id and catches,
 FastAPI routes. Adapters are registered elsewhere, by the admin application; only its documentation is shown here.
@@ -10,17 +10,20 @@ Knows nothing of Ray.
 import asyncio
 import json
 import logging
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server import examples, metrics, openapi
+from server import dialects, examples, metrics, openapi
+from server.admin_plane import AdminPlane
+from server.call_headers import reply_headers, timeout_s
+from server.dialects import add_dialects
+from server.dialects.backend import Adapters, Backend
 from server.error_replies import install_error_handlers
-from server.errors import InvalidRequestError, NotReadyError, ServerError, quoted
+from server.errors import NotReadyError, ServerError
 from server.guard import Guard
 from server.json_body import read_json
 from server.schemas import (
@@ -30,13 +33,12 @@ from server.schemas import (
     OneAdapterRequest,
     parse_classify_request,
 )
-from server.service import MAX_TIMEOUT_S, Classified, Service
+from server.service import Service
+from server.tally import Count
 
 logger = logging.getLogger(__name__)
 
 READY_WITHIN_S = 5.0
-
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 Info = Callable[[], Mapping[str, Any]]
 
@@ -48,6 +50,9 @@ def make_app(
     is_ready: Callable[[], Awaitable[bool]],
     collect_metrics: Callable[[], Awaitable[bytes]],
     admin_openapi: Callable[[], dict[str, Any]],
+    adapters: Adapters,
+    admin: AdminPlane,
+    collect_tallies: Callable[[Collection[str] | None], Awaitable[dict[str, Count]]],
 ) -> FastAPI:
     """The ASGI application of one replica.
 
@@ -55,6 +60,9 @@ def make_app(
     is_ready         whether backbone and adapters really answered, just now or a moment ago
     collect_metrics  Prometheus' text of all replicas
     admin_openapi    the admin application's document, its paths absolute
+    adapters         those of this replica
+    admin            the admin plane, for the dialects that load and unload
+    collect_tallies  what all replicas counted for these contents, or for all
     """
     app = FastAPI(
         title="AdaKron server",
@@ -68,9 +76,10 @@ def make_app(
     _add_classify(app, service)
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
+    add_dialects(app, Backend(service, adapters, admin, info, is_ready, collect_tallies))
     _merge_documents(app, admin_openapi)
     install_error_handlers(app)
-    app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
     app.add_middleware(metrics.RequestRecorder, metrics=service.metrics)
     return app
 
@@ -94,12 +103,12 @@ def _add_classify(app: FastAPI, service: Service) -> None:
 
         Statuses: 200, 400, 404, 413, 414, 415, 422, 429, 431, 503, 504.
         """
-        timeout_s = _timeout_s(request.headers.get("x-timeout-s"))
+        within_s = timeout_s(request)
         parsed = parse_classify_request(await read_json(request))
         route_key = request.headers.get("x-route-key")
-        classified = await service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
+        classified = await service.classify(parsed, timeout_s=within_s, route_key=route_key)
         body = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
-        return Response(body, headers=_headers(classified), media_type="application/json")
+        return Response(body, headers=reply_headers(classified), media_type="application/json")
 
 
 def _add_info(app: FastAPI, info: Info) -> None:
@@ -170,7 +179,7 @@ def _merge_documents(app: FastAPI, admin_openapi: Callable[[], dict[str, Any]]) 
 
     def whole() -> dict[str, Any]:
         if not document:
-            bodies = openapi.schemas_of(OneAdapterRequest, ManyAdaptersRequest, ItemsRequest)
+            bodies = openapi.schemas_of(OneAdapterRequest, ManyAdaptersRequest, ItemsRequest, *dialects.BODIES)
             document.update(openapi.merged(own(), admin_openapi(), bodies))
         return document
 
@@ -185,27 +194,3 @@ async def _answers(is_ready: Callable[[], Awaitable[bool]]) -> bool:
     except (TimeoutError, ServerError) as error:
         logger.warning("the readiness probe failed: %r", error)
         return False
-
-
-def _timeout_s(header: str | None) -> float:
-    """Seconds from X-Timeout-S. Raises InvalidRequestError (422) unless it is a positive decimal number."""
-    if header is None:
-        return MAX_TIMEOUT_S
-    if not _DECIMAL.fullmatch(header) or not float(header) > 0:
-        raise InvalidRequestError(
-            f"X-Timeout-S is {quoted(header)}, not a positive number of seconds", param="X-Timeout-S"
-        )
-    return min(float(header), MAX_TIMEOUT_S)
-
-
-def _headers(classified: Classified) -> dict[str, str]:
-    stages = classified.stages
-    headers = {
-        "server-timing": f"tokenize;dur={stages.tokenize_s * 1000:.1f}, queue;dur={stages.queue_s * 1000:.1f}, "
-        f"forward;dur={stages.forward_s * 1000:.1f}"
-    }
-    if classified.adapter is not None:
-        headers["x-adapter-id"] = classified.adapter["adapter"]
-        headers["x-adapter-version"] = str(classified.adapter["version"])
-        headers["x-adapter-sha256"] = classified.adapter["sha256"][:12]
-    return headers

@@ -9,7 +9,7 @@ and the other replicas say.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import adakron
 from adakron import Engine, Result, Row
 from adakron.engine import Lease
 from server.admin import admin_openapi
+from server.admin_plane import AdminPlane
 from server.app import make_app
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
@@ -28,6 +29,7 @@ from server.names import Reference
 from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
+from server.tally import Count
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ CPU_BUDGET_TOKENS = 2048
 GPU_BUDGET_TOKENS = 16_384
 # Rather refuse at once than answer late: this much waits at most, some two seconds of work on a CPU of two cores.
 QUEUE_BATCHES = 32
+QUEUE_LIMIT_ROWS = 4096
 PROBE_TEXT = "Is anybody there?"
 PROBED_ADAPTERS = 4
 PROBE_TIMEOUT_S = 5.0
@@ -61,6 +64,7 @@ class DataPlane:
             self.replica,
             budget_tokens=self._budget_tokens,
             queue_limit_tokens=QUEUE_BATCHES * self._budget_tokens,
+            queue_limit_rows=QUEUE_LIMIT_ROWS,
             metrics=self.metrics,
         )
 
@@ -104,14 +108,22 @@ class DataPlane:
             self._probe = asyncio.create_task(self._run_probe())
         return await asyncio.shield(self._probe)
 
-    def app(self, collect_metrics: Callable[[], Awaitable[bytes]]) -> ASGIApp:
-        """The HTTP application; `collect_metrics` gives the metrics of all replicas."""
+    def app(
+        self,
+        collect_metrics: Callable[[], Awaitable[bytes]],
+        admin: AdminPlane,
+        collect_tallies: Callable[[Collection[str] | None], Awaitable[dict[str, Count]]],
+    ) -> ASGIApp:
+        """The HTTP application; what is collected is of all replicas. See `make_app`."""
         return make_app(
             self.service,
             info=self.info,
             is_ready=self.is_ready,
             collect_metrics=collect_metrics,
             admin_openapi=admin_openapi,
+            adapters=self.replica,
+            admin=admin,
+            collect_tallies=collect_tallies,
         )
 
     def status(self, names: Sequence[str]) -> ReplicaStatus:
@@ -132,6 +144,7 @@ class DataPlane:
             "limits": {
                 "batch_budget_tokens": self._budget_tokens,
                 "queue_limit_tokens": QUEUE_BATCHES * self._budget_tokens,
+                "queue_limit_rows": QUEUE_LIMIT_ROWS,
             },
         }
 

@@ -2,6 +2,8 @@
 
     ServerError
     ├── MalformedBodyError        400  not JSON, not UTF-8, or a length that is no length
+    ├── ConflictingAdapterError   400  two places of one request name different adapters
+    ├── AlreadyLoadedError        400  an adapter that is to be loaded answers already
     ├── RouteNotFoundError        404  no such route
     ├── AdapterNotFoundError      404  no adapter of this name
     ├── VersionNotFoundError      404  the adapter is there, this version of it is not
@@ -100,6 +102,24 @@ class MalformedBodyError(ServerError):
 
     status = 400
     code = "MALFORMED_BODY"
+
+
+class ConflictingAdapterError(ServerError):
+    """Two places of one request, such as path and body, name different adapters."""
+
+    status = 400
+    code = "CONFLICTING_ADAPTER"
+
+
+class AlreadyLoadedError(ServerError):
+    """An adapter that is to be loaded answers already. The type is the word that vLLM's clients look for."""
+
+    status = 400
+    code = "ALREADY_LOADED"
+
+    @property
+    def type(self) -> str:
+        return "InvalidUserInput"
 
 
 class RouteNotFoundError(ServerError):

@@ -13,12 +13,13 @@ import difflib
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from adakron import Adapter
+from adakron import Adapter, AdapterConfig
 from adakron.errors import AdaKronError, UnknownAdapterError
+from server.answers import Identity
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
@@ -29,6 +30,7 @@ from server.service import Resolved
 POLL_INTERVAL_S = 1.5
 BROKEN_RETRY_S = 30.0
 _MOST_CANDIDATES = 256
+_NO_KEY = ""  # a route key, so that a name under a split is described alike each time
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,21 @@ class Applied(NamedTuple):
     replica_id: str
     generation: int
     freed_bytes: int
+
+
+class Described(NamedTuple):
+    """One version that a reference means: whose weights, which versions of the name are kept, and what it is."""
+
+    name: str
+    version: int
+    sha256: str
+    kept: tuple[int, ...]
+    config: AdapterConfig
+
+    @property
+    def identity(self) -> Identity:
+        """As answers name it."""
+        return {"adapter": self.name, "version": self.version, "sha256": self.sha256}
 
 
 class Use(NamedTuple):
@@ -118,6 +135,16 @@ class Replica:
         """Of the table that requests are resolved with."""
         return self._table.generation
 
+    @property
+    def table(self) -> Snapshot:
+        """What requests are resolved with, as of one generation."""
+        return self._table
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """sha256 -> why it could not be loaded here."""
+        return self._broken
+
     def names(self) -> tuple[str, ...]:
         """Names that answer without a version, in order."""
         return tuple(name for name, entry in self._table.adapters.items() if entry.active is not None)
@@ -166,6 +193,23 @@ class Replica:
         Raises AdapterNotFoundError, VersionNotFoundError; NotReadyError while `min_generation` is not reached or the
         version cannot be loaded here.
         """
+        resolved = await self._resolve(reference, min_generation, route_key)
+        name = resolved.name
+        self._uses[name] = Use(self._uses[name].requests + 1 if name in self._uses else 1, time.time())
+        return resolved
+
+    async def describe(self, reference: Reference) -> Described:
+        """What a reference means, without counting as a call. Raises as `resolve` does."""
+        resolved = await self._resolve(reference, None, _NO_KEY)
+        try:
+            config: AdapterConfig = resolved.lease.config  # type: ignore[attr-defined]  # the engine's lease has it
+        finally:
+            resolved.lease.release()
+        entry = self._table.adapters.get(resolved.name)
+        kept = tuple(entry.versions) if entry is not None else (resolved.version,)
+        return Described(resolved.name, resolved.version, resolved.sha256, kept, config)
+
+    async def _resolve(self, reference: Reference, min_generation: int | None, route_key: str | None) -> Resolved:
         name = reference.name
         if not self._knows(reference) or self.generation < (min_generation or 0):
             await self.sync()  # it may have been committed a moment ago
@@ -184,7 +228,6 @@ class Replica:
                 if self._table is not table:  # replaced between looking up and leasing: look again
                     continue
                 raise
-            self._uses[name] = Use(self._uses[name].requests + 1 if name in self._uses else 1, time.time())
             return Resolved(name, version, table.adapters[name].versions[version].sha256, lease, shadow)
 
     def lease(self, name: str, version: int) -> Any:
@@ -220,7 +263,7 @@ class Replica:
         if entry is None:
             return False
         if not reference.is_pinned:
-            return entry.active is not None or entry.split is not None
+            return entry.answers
         return _pinned_version(entry, reference) is not None
 
     def _lease(self, table: Snapshot, name: str, version: int) -> Any:

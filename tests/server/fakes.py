@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from adakron import Adapter
+from adakron import Adapter, AdapterConfig
 from adakron.errors import UnknownAdapterError
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
@@ -26,7 +26,7 @@ def tiny_adapter(seed: int = 0, labels: Sequence[str] = ("ham", "spam")) -> Adap
     import torch
 
     from adakron.artefact import expected_shapes
-    from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint
+    from adakron.config import AdaKronConfig, Fingerprint
 
     config = AdapterConfig(
         adakron=AdaKronConfig(bottleneck=12),
@@ -46,6 +46,10 @@ class FakeLease:
     key: str
     engine: "FakeEngine"
     is_held: bool = True
+
+    @property
+    def config(self) -> AdapterConfig:
+        return self.engine.adapters[self.key].config
 
     def release(self) -> None:
         if self.is_held:

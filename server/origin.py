@@ -1,0 +1,12 @@
+"""Who asked for a change, as the log of changes has it."""
+
+from starlette.requests import Request
+
+from server.error_replies import request_id_of
+from server.records import Origin
+
+
+def origin_of(request: Request) -> Origin:
+    """The address that a request came from, and its id."""
+    source = None if request.client is None else request.client.host[:64]
+    return Origin(source=source, request_id=request_id_of(request.scope))
