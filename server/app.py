@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -76,7 +77,7 @@ def make_app(
     _add_classify(app, service)
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
-    add_dialects(app, Backend(service, adapters, admin, info, is_ready, collect_tallies))
+    add_dialects(app, Backend(service, adapters, admin, info, partial(_answers, is_ready), collect_tallies))
     _merge_documents(app, admin_openapi)
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)

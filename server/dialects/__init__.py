@@ -1,28 +1,50 @@
 """Other servers' protocols, so that their clients work as they are: thin routers over one service call.
 
-    huggingface   /adapters/{adapter}                          Hugging Face Inference
-    tei           /adapters/{adapter}/predict, info, health    Text Embeddings Inference
+    huggingface      /adapters/{adapter}                          Hugging Face Inference
+    tei              /adapters/{adapter}/predict, info, health    Text Embeddings Inference
+    open_inference   /v2/**                                       Open Inference Protocol V2: Triton, KServe
+    repository       /v2/repository/**                            its loading and unloading
 
 `add_dialects` adds them to the application; `SCOPES` says what a caller of each route must be allowed to do.
 """
 
+import re
+
 from fastapi import FastAPI
 
-from server.dialects import huggingface, tei
+from server.dialects import huggingface, open_inference, repository, tei
 from server.dialects.backend import Backend, Scopes
+from server.dialects.tensors import InferRequest
 from server.guard import Bounds
+from server.schemas import MAX_BODY_BYTES
 
-SCOPES: Scopes = {**tei.SCOPES, **huggingface.SCOPES}
+SCOPES: Scopes = {**tei.SCOPES, **huggingface.SCOPES, **open_inference.SCOPES, **repository.SCOPES}
 # Bodies that routes read by hand, for the documentation.
-BODIES = (huggingface.HuggingFaceRequest, tei.PredictRequest)
+BODIES = (
+    huggingface.HuggingFaceRequest,
+    tei.PredictRequest,
+    InferRequest,
+    repository.IndexRequest,
+    repository.LoadRequest,
+    repository.UnloadRequest,
+)
 
-
-def bounds_of(path: str) -> Bounds | None:
-    """What the guard lets through on a path where that is not what it lets through elsewhere."""
-    return None
+_INFER = re.compile(r"/v2/models/.+/infer")
+_LOAD = re.compile(r"/v2/repository/models/[^/]+/load")
 
 
 def add_dialects(app: FastAPI, backend: Backend) -> None:
     """Add every dialect's routes."""
     tei.add_routes(app, backend)
     huggingface.add_routes(app, backend)
+    open_inference.add_routes(app, backend)
+    repository.add_routes(app, backend)
+
+
+def bounds_of(path: str) -> Bounds | None:
+    """What the guard lets through on a path where that is not what it lets through elsewhere."""
+    if _INFER.fullmatch(path):
+        return Bounds(MAX_BODY_BYTES, may_be_compressed=True)
+    if _LOAD.fullmatch(path):
+        return Bounds(repository.MAX_LOAD_BYTES)
+    return None

@@ -22,15 +22,15 @@ from server.openapi import Responses, json_answer, problem_errors
 _SHA256 = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 _SCORES = [{"label": "spam", "score": 0.9}, {"label": "ham", "score": 0.1}]
 
-_UNKNOWN: tuple[ServerError, ...] = (
+UNKNOWN_ERRORS: tuple[ServerError, ...] = (
     AdapterNotFoundError("no adapter 'acme/span'", param="adapter", hint="did you mean 'acme/spam'?"),
     VersionNotFoundError("adapter 'acme/spam' has no version 9", param="adapter", hint="it has 1, 2 and 3"),
     InvalidRequestError("not an adapter name: 'Acme'", param="adapter"),
     NotReadyError("version 3 of acme/spam cannot be served: it is not loaded", retry_after_s=2),
 )
-_CALL: tuple[ServerError, ...] = (
+CALL_ERRORS: tuple[ServerError, ...] = (
     *GUARD_ERRORS,
-    *_UNKNOWN,
+    *UNKNOWN_ERRORS,
     MalformedBodyError("the body is not JSON: Expecting value at line 1, column 13"),
     BodyTooLargeError("the body has more than 1048576 bytes, the most that is read here"),
     ConflictingAdapterError("the path names adapter 'acme/spam', X-Adapter-Id names 'acme/ham'", param="X-Adapter-Id"),
@@ -61,7 +61,7 @@ HUGGING_FACE_BODY = _body(
 )
 HUGGING_FACE: Responses = {
     200: json_answer("One list of labels a text, best first.", {"one text": [_SCORES]}),
-    **problem_errors(_BASE, *_CALL),
+    **problem_errors(_BASE, *CALL_ERRORS),
 }
 PREDICT_BODY = _body(
     "PredictRequest",
@@ -73,7 +73,7 @@ PREDICT_BODY = _body(
 )
 PREDICT: Responses = {
     200: json_answer("Labels, best first; of a batch, one list a text.", {"one text": _SCORES, "a batch": [_SCORES]}),
-    **problem_errors(f"{_BASE}/predict", *_CALL),
+    **problem_errors(f"{_BASE}/predict", *CALL_ERRORS),
 }
 ADAPTER_INFO: Responses = {
     200: json_answer(
@@ -100,9 +100,9 @@ ADAPTER_INFO: Responses = {
             }
         },
     ),
-    **problem_errors(f"{_BASE}/info", *GUARD_ERRORS, *_UNKNOWN),
+    **problem_errors(f"{_BASE}/info", *GUARD_ERRORS, *UNKNOWN_ERRORS),
 }
 ADAPTER_HEALTH: Responses = {
     200: json_answer("It can.", {"ready": {"status": "ready"}}),
-    **problem_errors(f"{_BASE}/health", *GUARD_ERRORS, *_UNKNOWN, NOT_READY),
+    **problem_errors(f"{_BASE}/health", *GUARD_ERRORS, *UNKNOWN_ERRORS, NOT_READY),
 }
