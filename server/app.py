@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from server import dialects, examples, metrics, openapi
 from server.admin_plane import AdminPlane
 from server.call_headers import reply_headers, timeout_s
-from server.dialects import add_dialects
+from server.dialects import add_dialects, vllm, vllm_examples
 from server.dialects.backend import Adapters, Backend
 from server.error_replies import install_error_handlers
 from server.errors import NotReadyError, ServerError
@@ -74,10 +74,11 @@ def make_app(
         # FastAPI's own OpenTelemetry costs every request, and would put refused input into an operator's log pipeline.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    _add_classify(app, service)
+    backend = Backend(service, adapters, admin, info, partial(_answers, is_ready), collect_tallies)
+    _add_classify(app, backend)
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
-    add_dialects(app, Backend(service, adapters, admin, info, partial(_answers, is_ready), collect_tallies))
+    add_dialects(app, backend)
     _merge_documents(app, admin_openapi)
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
@@ -85,31 +86,35 @@ def make_app(
     return app
 
 
-def _add_classify(app: FastAPI, service: Service) -> None:
+def _add_classify(app: FastAPI, backend: Backend) -> None:
     @app.post(
         "/v1/classify",
         summary="Classify texts",
         tags=["classify"],
         response_class=JSONResponse,
         response_model=None,
-        responses=examples.CLASSIFY,
-        openapi_extra=examples.CLASSIFY_REQUEST,
+        responses=vllm_examples.SHARED_CLASSIFY,
+        openapi_extra=vllm_examples.SHARED_CLASSIFY_BODY,
     )
     async def classify(request: Request) -> Response:
         """Run texts through one adapter, several, or one named per text.
 
         A text that cannot be classified is an error in its place, and `errors` counts those; where none succeeded the
         whole call has the first one's status. `name@3` or `name@sha256:...` pins a version; calls with one X-Route-Key
-        stay on one version of a split. The deadline is the header X-Timeout-S.
+        stay on one version of a split. The deadline is the header X-Timeout-S. A body with model and input is answered
+        in vLLM's shape, as on /classify.
 
         Statuses: 200, 400, 404, 413, 414, 415, 422, 429, 431, 503, 504.
         """
         within_s = timeout_s(request)
-        parsed = parse_classify_request(await read_json(request))
+        body = await read_json(request)
+        if vllm.is_for_vllm(body):
+            return await vllm.answer(backend, request, body)
+        parsed = parse_classify_request(body)
         route_key = request.headers.get("x-route-key")
-        classified = await service.classify(parsed, timeout_s=within_s, route_key=route_key)
-        body = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
-        return Response(body, headers=reply_headers(classified), media_type="application/json")
+        classified = await backend.service.classify(parsed, timeout_s=within_s, route_key=route_key)
+        reply = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
+        return Response(reply, headers=reply_headers(classified), media_type="application/json")
 
 
 def _add_info(app: FastAPI, info: Info) -> None:

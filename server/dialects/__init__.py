@@ -4,6 +4,7 @@
     tei              /adapters/{adapter}/predict, info, health    Text Embeddings Inference
     open_inference   /v2/**                                       Open Inference Protocol V2: Triton, KServe
     repository       /v2/repository/**                            its loading and unloading
+    vllm             /classify, /v1/models, /v1/load_lora_adapter OpenAI's and vLLM's shape
 
 `add_dialects` adds them to the application; `SCOPES` says what a caller of each route must be allowed to do.
 """
@@ -12,13 +13,13 @@ import re
 
 from fastapi import FastAPI
 
-from server.dialects import huggingface, open_inference, repository, tei
+from server.dialects import huggingface, open_inference, repository, tei, vllm
 from server.dialects.backend import Backend, Scopes
 from server.dialects.tensors import InferRequest
 from server.guard import Bounds
 from server.schemas import MAX_BODY_BYTES
 
-SCOPES: Scopes = {**tei.SCOPES, **huggingface.SCOPES, **open_inference.SCOPES, **repository.SCOPES}
+SCOPES: Scopes = {**tei.SCOPES, **huggingface.SCOPES, **open_inference.SCOPES, **repository.SCOPES, **vllm.SCOPES}
 # Bodies that routes read by hand, for the documentation.
 BODIES = (
     huggingface.HuggingFaceRequest,
@@ -27,6 +28,9 @@ BODIES = (
     repository.IndexRequest,
     repository.LoadRequest,
     repository.UnloadRequest,
+    vllm.VllmClassifyRequest,
+    vllm.VllmLoadRequest,
+    vllm.VllmUnloadRequest,
 )
 
 _INFER = re.compile(r"/v2/models/.+/infer")
@@ -39,6 +43,7 @@ def add_dialects(app: FastAPI, backend: Backend) -> None:
     huggingface.add_routes(app, backend)
     open_inference.add_routes(app, backend)
     repository.add_routes(app, backend)
+    vllm.add_routes(app, backend)
 
 
 def bounds_of(path: str) -> Bounds | None:
