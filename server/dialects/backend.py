@@ -1,6 +1,6 @@
 """What every dialect stands on: the one service call, the adapters as this replica has them, and the admin plane.
 
-A dialect translates: its body into `Call`, results into its reply. Limits, statuses and errors are those of
+A dialect translates: its body into rows, results into its reply. Limits, statuses and errors are those of
 POST /v1/classify, but that a batch fails whole: no dialect here has a place for one row's error. Knows nothing of any
 one dialect.
 """
@@ -17,7 +17,7 @@ from server.admin_plane import AdminPlane
 from server.answers import Identity, Place, row_error
 from server.batcher import Stages
 from server.call_headers import reply_headers, timeout_s
-from server.errors import ConflictingAdapterError, InputError, InvalidRequestError, quoted
+from server.errors import ConflictingAdapterError, InvalidRequestError, ServerError, quoted
 from server.names import Reference
 from server.records import Snapshot
 from server.replica import Described
@@ -95,13 +95,14 @@ async def classify(
     rows: Sequence[Text],
     *,
     field: str,
+    adapter_field: str,
     truncate: bool = True,
     within_s: float | None = None,
 ) -> Answered:
     """Run rows through one adapter.
 
-    field     what the dialect calls the texts; errors name it
-    within_s  the dialect's own deadline; that of the header X-Timeout-S holds besides
+    field, adapter_field  what the dialect calls the texts and the adapter; errors name them so
+    within_s              the dialect's own deadline; that of the header X-Timeout-S holds besides
 
     Raises what `Service.classify` does, and the first row's error where any row failed.
     """
@@ -119,8 +120,9 @@ async def classify(
             if not isinstance(outcome, Result):
                 raise row_error(outcome, Place(f"inputs.{index}", rows[index].text_pair is None))
             results.append(outcome)
-    except (InvalidRequestError, InputError) as error:
-        raise _renamed(error, field, is_only=len(rows) == 1) from None
+    except ServerError as error:
+        _rename(error, field, adapter_field, is_only=len(rows) == 1)
+        raise
     assert classified.adapter is not None  # one adapter was asked
     return Answered(results, classified.adapter, classified.stages, reply_headers(classified))
 
@@ -151,11 +153,14 @@ def agreed(*named: tuple[str, str | None]) -> str | None:
     return given[0][1] if given else None
 
 
-def _renamed(error: InvalidRequestError | InputError, field: str, *, is_only: bool) -> InvalidRequestError | InputError:
-    """The error with the dialect's word for "inputs"."""
+def _rename(error: ServerError, field: str, adapter_field: str, *, is_only: bool) -> None:
+    """Let the error speak of its place as the dialect does, where it speaks of "inputs" or "adapter"."""
     param = error.param
-    if param is not None and (param == "inputs" or param.startswith("inputs.")):
+    if param == "adapter":
+        error.param = adapter_field
+    elif param is not None and param.partition(".")[0] == "inputs":
         rest = param.removeprefix("inputs")
         error.param = field + (rest.removeprefix(".0") if is_only else rest)
-        error.message = error.message.replace(param, error.param, 1)
-    return error
+    else:
+        return
+    error.message = error.message.replace(f"{param}:", f"{error.param}:", 1)

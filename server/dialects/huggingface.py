@@ -87,7 +87,9 @@ def add_routes(app: FastAPI, backend: Backend) -> None:
         reference = reference_of(request, adapter, parameters.adapter_id)
         inputs = body.inputs if isinstance(body.inputs, list) else [body.inputs]
         rows = [Text(one) if isinstance(one, str) else Text(one.text, one.text_pair) for one in inputs]
-        answered = await classify(backend, request, reference, rows, field="inputs", truncate=parameters.truncation)
+        answered = await classify(
+            backend, request, reference, rows, field="inputs", adapter_field="adapter", truncate=parameters.truncation
+        )
         reply = [scored(result, parameters.top_k, parameters.function_to_apply) for result in answered.results]
         return JSONResponse(reply, headers=answered.headers | _warning(answered.results))
 

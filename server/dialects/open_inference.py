@@ -238,7 +238,14 @@ def _add_infer(app: FastAPI, backend: Backend) -> None:
         reference = _infer_reference(request, model, version, asked)
         within_s = parameters.timeout / 1e6 if parameters.timeout else None
         answered = await classify(
-            backend, request, reference, rows, field="inputs", truncate=parameters.truncate, within_s=within_s
+            backend,
+            request,
+            reference,
+            rows,
+            field="inputs",
+            adapter_field="model",
+            truncate=parameters.truncate,
+            within_s=within_s,
         )
         head: dict[str, object] = {
             "model_name": to_segment(answered.adapter["adapter"]),

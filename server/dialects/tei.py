@@ -82,6 +82,7 @@ def add_routes(app: FastAPI, backend: Backend) -> None:
             reference_of(request, adapter),
             rows,
             field="inputs",
+            adapter_field="adapter",
             truncate=body.truncate is not False,
         )
         activation: Literal["none"] | None = "none" if body.raw_scores else None

@@ -138,7 +138,13 @@ async def answer(backend: Backend, request: Request, value: object) -> JSONRespo
     _refuse_backbone(backend, model)
     rows = _rows(body.input)
     answered = await classify(
-        backend, request, model, rows, field="input", truncate=body.truncate_prompt_tokens is not None
+        backend,
+        request,
+        model,
+        rows,
+        field="input",
+        adapter_field="model",
+        truncate=body.truncate_prompt_tokens is not None,
     )
     activation: Activation | None = "none" if body.use_activation is False else None
     tokens = sum(result.n_tokens for result in answered.results)

@@ -67,9 +67,9 @@ async def test_the_adapter_may_be_named_in_the_header(bench: Bench) -> None:
         ({"model": "acme/spam", "input": "a", "add_special_tokens": False}, 422, "INVALID_REQUEST", None),
         ({"model": "acme/spam", "input": "a", "priority": 1}, 422, "INVALID_REQUEST", "priority"),
         ({"model": "acme/spam", "input": "a", "temperature": 1}, 422, "INVALID_REQUEST", "temperature"),
-        ({"model": "nope", "input": "a"}, 404, "ADAPTER_NOT_FOUND", None),
+        ({"model": "nope", "input": "a"}, 404, "ADAPTER_NOT_FOUND", "model"),
         ({"model": "acme/Encoder", "input": "a"}, 404, "ADAPTER_NOT_FOUND", "model"),
-        ({"model": "A", "input": "a"}, 422, "INVALID_REQUEST", None),
+        ({"model": "A", "input": "a"}, 422, "INVALID_REQUEST", "model"),
     ],
     ids=lambda value: repr(value)[:60],
 )
