@@ -13,7 +13,11 @@ from kserve.inference_client import RESTConfig
 found = Findings("kserve", version("kserve"))
 URL = found.facts["url"]
 MODEL = found.facts["adapter"].replace("/", "--")
-AUTH = {"Authorization": f"Bearer {found.facts['key']}"}
+
+
+def auth() -> dict[str, str]:
+    """A new one for each call: the client adds headers of its own to the dictionary that it is given."""
+    return {"Authorization": f"Bearer {found.facts['key']}"}
 
 
 def texts(*, binary: bool) -> list[InferInput]:
@@ -35,13 +39,13 @@ async def main() -> None:
 
     async def infer(*, binary: bool, model: str = MODEL) -> Any:
         request = InferRequest(model, texts(binary=binary), request_id="k1")
-        return await client.infer(URL, request, model_name=model, headers=AUTH)
+        return await client.infer(URL, request, model_name=model, headers=auth())
 
     with found.operation("is_server_live, is_server_ready"):
-        assert await client.is_server_live(URL, headers=AUTH)
-        assert await client.is_server_ready(URL, headers=AUTH)
+        assert await client.is_server_live(URL, headers=auth())
+        assert await client.is_server_ready(URL, headers=auth())
     with found.operation("is_model_ready"):
-        assert await client.is_model_ready(URL, MODEL, headers=AUTH)
+        assert await client.is_model_ready(URL, MODEL, headers=auth())
     with found.operation("infer, JSON"):
         reply = await infer(binary=False)
         assert reply.id == "k1"

@@ -75,6 +75,11 @@ def test_a_valid_head_before_any_bytes_does_no_worse(tail: bytes, size: int, n_e
     assert size == len(tail)
 
 
+def test_an_element_is_its_length_little_endian_and_its_bytes() -> None:
+    assert write_elements([b"hello", b""]) == b"\x05\0\0\0hello\0\0\0\0"
+    assert read_elements(b"\x01\0\0\0a\x02\0\0\0bc", 2, "x") == [b"a", b"bc"]
+
+
 def test_length_zero_makes_the_whole_body_one_text() -> None:
     assert read_infer("naïve ☃".encode(), 0)[1] == [Text("naïve ☃")]
 
