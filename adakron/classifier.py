@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adakron.activations import Activation, activate
 from adakron.bank import BankView, HeadShape, Placement
 from adakron.config import AdapterConfig, Pooling
 from adakron.kernels.compiler import native_library
@@ -143,10 +144,5 @@ def scores(logits: np.ndarray, config: AdapterConfig) -> np.ndarray:
     """
     if config.problem_type == "regression":
         return np.empty(0, dtype=np.float32)
-    scaled = logits / np.float32(config.calibration.temperature)
-    if config.problem_type == "multi_label_classification":
-        probabilities: np.ndarray = np.exp(-np.logaddexp(np.float32(0), -scaled))
-    else:
-        weights = np.exp(scaled - scaled.max())
-        probabilities = weights / weights.sum()
-    return probabilities
+    activation: Activation = "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
+    return activate(logits / np.float32(config.calibration.temperature), activation)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adakron.activations import Activation, activate
 from adakron.config import AdapterConfig
 
 
@@ -92,5 +93,22 @@ class Result:
         if k == 1 and len(self.scores):
             best = int(self.scores.argmax())
             return [(self.label_names[best], float(self.scores[best]))]
-        order = np.argsort(-self.scores, kind="stable")[:k]
-        return [(self.label_names[index], float(self.scores[index])) for index in order]
+        return self._ranked(self.scores, k)
+
+    def activated(self, activation: Activation | None) -> np.ndarray:
+        """[L] float32: scores by another function of the logits. None is the adapter's own, for regression the value.
+
+        softmax and sigmoid divide the logits by the adapter's temperature, as its own scores do; none leaves them.
+        """
+        if activation is None:
+            return self.scores if len(self.scores) else self.logits
+        temperature = 1.0 if self.config is None or activation == "none" else self.config.calibration.temperature
+        return activate(self.logits / np.float32(temperature), activation)
+
+    def top_activated(self, k: int | None, activation: Activation | None) -> list[tuple[str, float]]:
+        """The k highest (label, score) of `activated`, falling; all of them where k is None."""
+        return self._ranked(self.activated(activation), k)
+
+    def _ranked(self, scores: np.ndarray, k: int | None) -> list[tuple[str, float]]:
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [(self.label_names[index], float(scores[index])) for index in order]

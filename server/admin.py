@@ -28,12 +28,13 @@ from server.access.documents import with_access
 from server.access.gate import Gate, guard_routes, needs, scopes_of
 from server.blobs import MAX_BLOB_BYTES
 from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item
-from server.error_replies import as_server_error, error_object, install_error_handlers, request_id_of
+from server.error_replies import as_server_error, error_object, install_error_handlers
 from server.guard import Guard
 from server.json_body import read_json
 from server.multipart import read_parts
 from server.names import MAX_NAME_CHARACTERS, check_name
-from server.records import Once, Origin, Precondition
+from server.origin import origin_of
+from server.records import Once, Precondition
 from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
 from server.split import Split
 from server.validation import invalid_request
@@ -214,7 +215,7 @@ def _add_routes(app: FastAPI) -> None:
         content_type = request.headers.get("content-type")
         parts = read_parts(content_type, request.stream(), max_parts=MAX_BULK_ARTEFACTS)
         try:
-            result = await Bulk(_registry(request), activate=query.activate, origin=_origin(request)).register(parts)
+            result = await Bulk(_registry(request), activate=query.activate, origin=origin_of(request)).register(parts)
         except ClientDisconnect as error:
             raise errors.MalformedBodyError("the body ended early") from error
         return JSONResponse(_bulk_reply(result), 202 if result.lagging else 200)
@@ -245,7 +246,7 @@ def _add_routes(app: FastAPI) -> None:
             name,
             split,
             if_match=_precondition(if_match),
-            origin=_origin(request),
+            origin=origin_of(request),
             once=_once(key, "split", name, split.to_json(), if_match),
         )
         reply = _split_reply(name, result)
@@ -280,7 +281,7 @@ def _add_routes(app: FastAPI) -> None:
                 request.stream(),
                 activate=query.activate,
                 if_match=_precondition(if_match),
-                origin=_origin(request),
+                origin=origin_of(request),
                 once=_once(key, "PUT", name, str(query.activate), if_match),
             )
         except ClientDisconnect as error:
@@ -306,7 +307,7 @@ def _add_routes(app: FastAPI) -> None:
             _known_name(name),
             query.version,
             if_match=_precondition(if_match),
-            origin=_origin(request),
+            origin=origin_of(request),
             once=_once(key, "DELETE", name, str(query.version), if_match),
         )
         return JSONResponse(_delete_reply(name, result), 202 if result.lagging else 200)
@@ -334,7 +335,7 @@ def _add_routes(app: FastAPI) -> None:
             name,
             body.version,
             if_match=_precondition(if_match),
-            origin=_origin(request),
+            origin=origin_of(request),
             once=_once(key, "activate", name, str(body.version), if_match),
         )
         reply = _activate_reply(name, result)
@@ -371,11 +372,6 @@ def _precondition(if_match: str | None) -> Precondition:
         return "*"
     tags = [tag.strip().removeprefix('"').removesuffix('"') for tag in if_match.split(",")]
     return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 19)
-
-
-def _origin(request: Request) -> Origin:
-    source = None if request.client is None else request.client.host[:64]
-    return Origin(current_caller().key_id, source, request_id_of(request.scope))
 
 
 def _once(key: str | None, *asked: str | None) -> Once | None:

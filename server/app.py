@@ -1,6 +1,6 @@
 """The data plane's HTTP: routes, headers, documentation. Joins service, guard, metrics and errors; decides nothing.
 
-    POST /v1/classify   GET /v1/info   GET /healthz /readyz /metrics /docs /openapi.json
+    POST /v1/classify   GET /v1/info   GET /healthz /readyz /metrics /docs /openapi.json   and the dialects' routes
 
 Layers, outermost first: RequestRecorder counts, Guard bounds what is read, Envelope adds the request id and catches,
 FastAPI routes. Adapters are registered elsewhere, by the admin application; only its documentation is shown here.
@@ -10,21 +10,25 @@ Knows nothing of Ray.
 import asyncio
 import json
 import logging
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server import examples, metrics, openapi
+from server import dialects, examples, metrics, openapi
 from server.access.cors import allow_origins
 from server.access.documents import with_access
 from server.access.gate import Gate, Needed, guard_routes, needs, scopes_of
+from server.admin_plane import AdminPlane, OwnNames
+from server.call_headers import reply_headers, timeout_s
+from server.dialects import add_dialects, vllm, vllm_examples
+from server.dialects.backend import Adapters, Backend
 from server.disconnect import unless_gone
 from server.error_replies import install_error_handlers
-from server.errors import InvalidRequestError, NotReadyError, ServerError, quoted
+from server.errors import NotReadyError, ServerError
 from server.guard import Guard
 from server.json_body import read_json
 from server.schemas import (
@@ -34,7 +38,8 @@ from server.schemas import (
     OneAdapterRequest,
     parse_classify_request,
 )
-from server.service import MAX_TIMEOUT_S, Classified, Service
+from server.service import Service
+from server.tally import Count
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +47,6 @@ READY_WITHIN_S = 5.0
 
 # Of routes that the framework makes.
 FRAMEWORK_ROUTES = {"/openapi.json": Needed("read"), "/docs": Needed("read")}
-
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 Info = Callable[[], Mapping[str, Any]]
 
@@ -55,6 +58,9 @@ def make_app(
     is_ready: Callable[[], Awaitable[bool]],
     collect_metrics: Callable[[], Awaitable[bytes]],
     admin_openapi: Callable[[], dict[str, Any]],
+    adapters: Adapters,
+    admin: AdminPlane,
+    collect_tallies: Callable[[Collection[str] | None], Awaitable[dict[str, Count]]],
     gate: Gate | None = None,
     cors: Sequence[str] = (),
 ) -> FastAPI:
@@ -64,6 +70,9 @@ def make_app(
     is_ready         whether backbone and adapters really answered, just now or a moment ago
     collect_metrics  Prometheus' text of all replicas
     admin_openapi    the admin application's document, its paths absolute
+    adapters         those of this replica
+    admin            the admin plane, for the dialects that load and unload
+    collect_tallies  what all replicas counted for these contents, or for all
     gate             who may do what; without one, everybody everything
     cors             origins of web pages that may call
     """
@@ -77,27 +86,29 @@ def make_app(
         # FastAPI's own OpenTelemetry costs every request, and would put refused input into an operator's log pipeline.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    _add_classify(app, service)
+    backend = Backend(service, adapters, OwnNames(admin), info, partial(_answers, is_ready), collect_tallies)
+    _add_classify(app, backend)
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
+    add_dialects(app, backend)
     _merge_documents(app, admin_openapi)
     guard_routes(app, gate or Gate(), FRAMEWORK_ROUTES)
     install_error_handlers(app)
-    app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
     allow_origins(app, cors)
     app.add_middleware(metrics.RequestRecorder, metrics=service.metrics)
     return app
 
 
-def _add_classify(app: FastAPI, service: Service) -> None:
+def _add_classify(app: FastAPI, backend: Backend) -> None:
     @app.post(
         "/v1/classify",
         summary="Classify texts",
         tags=["classify"],
         response_class=JSONResponse,
         response_model=None,
-        responses=examples.CLASSIFY,
-        openapi_extra=examples.CLASSIFY_REQUEST,
+        responses=vllm_examples.SHARED_CLASSIFY,
+        openapi_extra=vllm_examples.SHARED_CLASSIFY_BODY,
     )
     @needs("classify")
     async def classify(request: Request) -> Response:
@@ -105,17 +116,21 @@ def _add_classify(app: FastAPI, service: Service) -> None:
 
         A text that cannot be classified is an error in its place, and `errors` counts those; where none succeeded the
         whole call has the first one's status. `name@3` or `name@sha256:...` pins a version; calls with one X-Route-Key
-        stay on one version of a split. The deadline is the header X-Timeout-S.
+        stay on one version of a split. The deadline is the header X-Timeout-S. A body with model and input is answered
+        in vLLM's shape, as on /classify.
 
         Statuses: 200, 400, 401, 403, 404, 408, 413, 414, 415, 422, 429, 431, 503, 504.
         """
-        timeout_s = _timeout_s(request.headers.get("x-timeout-s"))
-        parsed = parse_classify_request(await read_json(request))
+        within_s = timeout_s(request)
+        body = await read_json(request)
+        if vllm.is_for_vllm(body):
+            return await vllm.answer(backend, request, body)
+        parsed = parse_classify_request(body)
         route_key = request.headers.get("x-route-key")
-        work = service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
+        work = backend.service.classify(parsed, timeout_s=within_s, route_key=route_key)
         classified = await unless_gone(request.receive, work)
-        body = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
-        return Response(body, headers=_headers(classified), media_type="application/json")
+        reply = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
+        return Response(reply, headers=reply_headers(classified), media_type="application/json")
 
 
 def _add_info(app: FastAPI, info: Info) -> None:
@@ -191,7 +206,7 @@ def _merge_documents(app: FastAPI, admin_openapi: Callable[[], dict[str, Any]]) 
 
     def whole() -> dict[str, Any]:
         if not document:
-            bodies = openapi.schemas_of(OneAdapterRequest, ManyAdaptersRequest, ItemsRequest)
+            bodies = openapi.schemas_of(OneAdapterRequest, ManyAdaptersRequest, ItemsRequest, *dialects.BODIES)
             with_scopes = with_access(own(), scopes_of(app, FRAMEWORK_ROUTES))
             document.update(openapi.merged(with_scopes, admin_openapi(), bodies))
         return document
@@ -207,27 +222,3 @@ async def _answers(is_ready: Callable[[], Awaitable[bool]]) -> bool:
     except (TimeoutError, ServerError) as error:
         logger.warning("the readiness probe failed: %r", error)
         return False
-
-
-def _timeout_s(header: str | None) -> float:
-    """Seconds from X-Timeout-S. Raises InvalidRequestError (422) unless it is a positive decimal number."""
-    if header is None:
-        return MAX_TIMEOUT_S
-    if not _DECIMAL.fullmatch(header) or not float(header) > 0:
-        raise InvalidRequestError(
-            f"X-Timeout-S is {quoted(header)}, not a positive number of seconds", param="X-Timeout-S"
-        )
-    return min(float(header), MAX_TIMEOUT_S)
-
-
-def _headers(classified: Classified) -> dict[str, str]:
-    stages = classified.stages
-    headers = {
-        "server-timing": f"tokenize;dur={stages.tokenize_s * 1000:.1f}, queue;dur={stages.queue_s * 1000:.1f}, "
-        f"forward;dur={stages.forward_s * 1000:.1f}"
-    }
-    if classified.adapter is not None:
-        headers["x-adapter-id"] = classified.adapter["adapter"]
-        headers["x-adapter-version"] = str(classified.adapter["version"])
-        headers["x-adapter-sha256"] = classified.adapter["sha256"][:12]
-    return headers

@@ -32,6 +32,7 @@ from adakron.errors import AdaKronError, BankFullError
 from server.errors import DeadlineExceededError, EngineFailedError, NotReadyError, OverloadedError, ServerError
 from server.fair_queue import FairQueue
 from server.metrics import Metrics
+from server.tally import Tally
 from server.waiting import WaitingForAdapters
 
 logger = logging.getLogger(__name__)
@@ -241,6 +242,7 @@ class Batcher:
         self._engine = engine
         self._limits = limits
         self._metrics = metrics
+        self.tally = Tally()
         self._lock = threading.Lock()
         self._has_arrived = threading.Condition(self._lock)
         self._has_queued = threading.Condition(self._lock)
@@ -547,6 +549,7 @@ class Batcher:
     def _run(self, batch: list[_Queued]) -> Sequence[Outcome]:
         """Run a batch; if that raises, each adapter's rows once more alone: one adapter's fault stays its own."""
         lanes = {queued.lane for queued in batch}
+        self.tally.ran(lanes)
         self._metrics.rows.inc(len(batch))
         self._metrics.batch_rows.observe(len(batch))
         self._metrics.batch_adapters.observe(len(lanes))

@@ -16,6 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, func, select, true, tu
 
 from server.database import Database
 from server.errors import (
+    AdapterNotFoundError,
     ConflictError,
     PreconditionFailedError,
     QuotaExceededError,
@@ -237,6 +238,22 @@ class Catalogue:
             return Change(version, row.sha256, generation, is_new=False, is_active=True, no_effect=row.no_effect)
 
         return self._write_once(once, write)
+
+    def deactivate(self, name: str, *, origin: Origin = _NOBODY) -> Change:
+        """Let the bare name answer no more; every version is kept, and a split ends. The change is of the former one.
+
+        Raises AdapterNotFoundError, also where no version answers.
+        """
+        with self._database.write() as connection:
+            entry = _require_entry(connection, name, None)
+            if not entry.answers:
+                raise AdapterNotFoundError(f"no version of {name!r} is active", param="name")
+            version = entry.shown
+            row = entry.versions[version]
+            generation = _bump(connection)
+            _write_entry(connection, name, None, generation)
+            _log(connection, origin, "deactivate", name, generation, version, row.sha256, None)
+            return Change(version, row.sha256, generation, is_new=False, is_active=False, no_effect=row.no_effect)
 
     def split(
         self,

@@ -9,7 +9,7 @@ and the other replicas say.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from server.access.gate import Gate
 from server.access.rates import RateLimits
 from server.access.ring import KeyRing
 from server.admin import admin_openapi
+from server.admin_plane import AdminPlane
 from server.app import make_app
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
@@ -32,6 +33,7 @@ from server.names import Reference
 from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
+from server.tally import Count
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ CPU_BUDGET_TOKENS = 2048
 GPU_BUDGET_TOKENS = 16_384
 # Rather refuse at once than answer late: this much waits at most, some two seconds of work on a CPU of two cores.
 QUEUE_BATCHES = 32
+QUEUE_LIMIT_ROWS = 4096
 PROBE_TEXT = "Is anybody there?"
 PROBED_ADAPTERS = 4
 PROBE_TIMEOUT_S = 5.0
@@ -69,6 +72,7 @@ class DataPlane:
             self.replica,
             budget_tokens=self._budget_tokens,
             queue_limit_tokens=QUEUE_BATCHES * self._budget_tokens,
+            queue_limit_rows=QUEUE_LIMIT_ROWS,
             metrics=self.metrics,
         )
 
@@ -117,14 +121,22 @@ class DataPlane:
             self._probe = asyncio.create_task(self._run_probe())
         return await asyncio.shield(self._probe)
 
-    def app(self, collect_metrics: Callable[[], Awaitable[bytes]]) -> ASGIApp:
-        """The HTTP application; `collect_metrics` gives the metrics of all replicas."""
+    def app(
+        self,
+        collect_metrics: Callable[[], Awaitable[bytes]],
+        admin: AdminPlane,
+        collect_tallies: Callable[[Collection[str] | None], Awaitable[dict[str, Count]]],
+    ) -> ASGIApp:
+        """The HTTP application; what is collected is of all replicas. See `make_app`."""
         return make_app(
             self.service,
             info=self.info,
             is_ready=self.is_ready,
             collect_metrics=collect_metrics,
             admin_openapi=admin_openapi,
+            adapters=self.replica,
+            admin=admin,
+            collect_tallies=collect_tallies,
             gate=Gate(self.keys, self.rates, self._cors),
             cors=self._cors,
         )
@@ -148,6 +160,7 @@ class DataPlane:
             "limits": {
                 "batch_budget_tokens": self._budget_tokens,
                 "queue_limit_tokens": QUEUE_BATCHES * self._budget_tokens,
+                "queue_limit_rows": QUEUE_LIMIT_ROWS,
                 **self.rates.describe(),
             },
             "access": "open" if self.keys.is_open else "keys",

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.api import RunTarget
 from ray.serve.config import BackpressureConfig, HTTPOptions
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,13 +28,16 @@ from server.access.gate import Gate
 from server.access.rates import RateLimits
 from server.access.ring import KeyRing
 from server.admin import PREFIX, make_admin_app
+from server.admin_plane import Loaded, RegistryAdmin
 from server.allocator import keep_freed_memory
 from server.catalogue import Catalogue
-from server.errors import NotReadyError, ServerError
+from server.errors import NotReadyError, OverloadedError, ServerError
 from server.metrics import merge
+from server.records import Origin
 from server.registry import Registry
 from server.replica import Applied, ReplicaStatus
 from server.settings import Settings
+from server.tally import Count, joined
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class Clf:
             self._counting = asyncio.create_task(self._count_replicas())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return _OneRequestId(self._plane.app(self._collect_metrics))
+        return _OneRequestId(self._plane.app(self._collect_metrics, _AdminByHandle(), self._collect_tallies))
 
     async def check_health(self) -> None:
         """For Ray, every few seconds: cheap. Raises RuntimeError once a thread of the batcher is dead."""
@@ -112,6 +115,10 @@ class Clf:
         """The id of this replica and its metrics."""
         return self._plane.replica.replica_id, self._plane.metrics.render()
 
+    async def tally(self, sha256s: Collection[str] | None) -> tuple[str, dict[str, Count]]:
+        """The id of this replica and its `Tally.counts`."""
+        return self._plane.replica.replica_id, self._plane.service.tally.counts(sha256s)
+
     async def __del__(self) -> None:
         """Ray calls it when the replica stops."""
         if hasattr(self, "_plane"):
@@ -131,6 +138,13 @@ class Clf:
         handle = serve.get_deployment_handle("Clf", app_name=CLF)
         texts.update(text for text in await _broadcast(handle, "metrics_text") if isinstance(text, tuple))
         return merge(texts)
+
+    async def _collect_tallies(self, sha256s: Collection[str] | None) -> dict[str, Count]:
+        """Summed over all replicas that answer in time, this one always among them."""
+        tallies = dict([await self.tally(sha256s)])
+        handle = serve.get_deployment_handle("Clf", app_name=CLF)
+        tallies.update(tally for tally in await _broadcast(handle, "tally", sha256s) if isinstance(tally, tuple))
+        return joined(tallies.values())
 
 
 @serve.deployment(
@@ -160,10 +174,23 @@ class Admin:
         self._chores = [
             asyncio.create_task(chore) for chore in (self._registry.keep_tidy(), self._registry.note_uses())
         ]
+        self._plane = RegistryAdmin(self._registry)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         gate = Gate(self._keys, RateLimits(None), self._cors)
         return _OneRequestId(make_admin_app(self._registry, gate, self._cors))
+
+    async def load(self, name: str, version: int | None, may_replace: bool, origin: Origin) -> Loaded | Exception:
+        """`AdminPlane.load`; a refusal is returned, as `Clf.prove` does."""
+        return await _or_refusal(self._plane.load(name, version, may_replace=may_replace, origin=origin))
+
+    async def unload(self, name: str, origin: Origin) -> Loaded | Exception:
+        """`AdminPlane.unload`."""
+        return await _or_refusal(self._plane.unload(name, origin=origin))
+
+    async def upload(self, name: str, artefact: bytes, origin: Origin) -> Loaded | Exception:
+        """`AdminPlane.upload`."""
+        return await _or_refusal(self._plane.upload(name, artefact, origin=origin))
 
 
 class _OneRequestId:
@@ -209,6 +236,39 @@ class _ReplicasByHandle:
     async def take_uses(self) -> list[dict[str, int]]:
         answers = await _broadcast(self._handle, "take_uses")
         return [answer for answer in answers if isinstance(answer, dict)]
+
+
+class _AdminByHandle:
+    """`server.admin_plane.AdminPlane` over Ray's handle, which is looked up when it is first needed."""
+
+    async def load(self, name: str, version: int | None, *, may_replace: bool, origin: Origin) -> Loaded:
+        return await self._ask("load", name, version, may_replace, origin)
+
+    async def unload(self, name: str, *, origin: Origin) -> Loaded:
+        return await self._ask("unload", name, origin)
+
+    async def upload(self, name: str, artefact: bytes, *, origin: Origin) -> Loaded:
+        return await self._ask("upload", name, artefact, origin)
+
+    async def _ask(self, method: str, *arguments: object) -> Loaded:
+        try:
+            handle: DeploymentHandle[Any] = serve.get_deployment_handle("Admin", app_name=ADMIN)
+            answer: Loaded | Exception = await getattr(handle, method).remote(*arguments)
+        except BackPressureError as error:
+            raise OverloadedError("too many changes of adapters are under way") from error
+        except (ray.exceptions.RayError, RayServeException) as error:
+            raise NotReadyError("the admin application does not answer; whether it did is not known") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def _or_refusal(work: Awaitable[Loaded]) -> Loaded | Exception:
+    """What it returns, or the refusal it raises: Ray would wrap what is raised in an error of its own."""
+    try:
+        return await work
+    except (AdaKronError, ServerError) as refusal:
+        return refusal
 
 
 async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:

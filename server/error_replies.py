@@ -1,7 +1,11 @@
 """How an error looks on the wire: one table of statuses, one renderer, one envelope around every reply.
 
     /v1/**, /classify    {"error": {"message", "type", "code", "param", "hint", "request_id", ...details}}
-    everything else      application/problem+json (RFC 9457), with the message as a top-level string `error` too
+    /v2/**               {"error": "message and hint", "error_type", "code", "request_id"}
+    everything else      application/problem+json (RFC 9457), with message and hint as a top-level string `error` too
+
+Clients of each prefix read no other form: some show nothing of it, some fail while they read it. Below /adapters the
+`error_type` is one of TEI's words.
 
 `install_error_handlers(app)` puts both on an application, for every path, known or not. A reply never holds a
 client's input beyond 64 escaped characters, and never more than 4 KiB. What nobody foresaw becomes 500 INTERNAL
@@ -57,6 +61,8 @@ STATUS_OF: Mapping[type[adakron_errors.AdaKronError], int] = {
     adakron_errors.BackboneError: 503,
     adakron_errors.BankFullError: 507,
 }
+
+_TEI_TYPES: Mapping[int, str] = {429: "Overloaded", 503: "Unhealthy"}
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=\-]{0,127}")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -119,6 +125,8 @@ def error_reply(error: Exception, scope: Scope) -> Response:
     path = scope["path"]
     if path.startswith("/v1/") or path in ("/v1", "/classify"):
         return Response(_native_body(known, request_id), known.status, headers, "application/json")
+    if path.startswith("/v2/") or path == "/v2":
+        return Response(_v2_body(known, request_id), known.status, headers, "application/json")
     return Response(_problem_body(known, request_id, path), known.status, headers, "application/problem+json")
 
 
@@ -219,11 +227,33 @@ def _native_body(error: ServerError, request_id: str) -> bytes:
     )
 
 
+def _v2_body(error: ServerError, request_id: str) -> bytes:
+    essence: dict[str, object] = dict(error_object(error))
+
+    def body(members: Mapping[str, object]) -> dict[str, object]:
+        return {
+            "error": _with_hint(members),
+            "error_type": error.type,
+            "code": error.code,
+            "request_id": request_id,
+        }
+
+    return _bounded(body(essence), body(_cut(essence, MAX_SHORT_CHARACTERS)))
+
+
+def tei_type(status: int) -> str:
+    """The word of Text Embeddings Inference for an error of this status."""
+    return _TEI_TYPES.get(status, "Validation" if status < 500 else "Backend")
+
+
+def _with_hint(members: Mapping[str, object]) -> object:
+    return f"{members['message']} Hint: {members['hint']}" if members["hint"] else members["message"]
+
+
 def _problem_body(error: ServerError, request_id: str, path: str) -> bytes:
     essence: dict[str, object] = {**error_object(error), "request_id": request_id}
 
     def problem(members: Mapping[str, object]) -> dict[str, object]:
-        hint = members["hint"]
         return {
             "type": f"urn:adakron:error:{error.code.lower().replace('_', '-')}",
             "title": HTTPStatus(error.status).phrase,
@@ -232,9 +262,9 @@ def _problem_body(error: ServerError, request_id: str, path: str) -> bytes:
             "instance": quote(path.encode("utf-8", "replace"))[:64],
             "code": error.code,
             "param": members["param"],
-            "hint": hint,
-            "error": f"{members['message']} Hint: {hint}" if hint else members["message"],
-            "error_type": error.type,
+            "hint": members["hint"],
+            "error": _with_hint(members),
+            "error_type": tei_type(error.status) if path.startswith("/adapters/") else error.type,
             "request_id": request_id,
         }
 

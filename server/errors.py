@@ -3,6 +3,8 @@
     ServerError
     ├── MalformedRequestError     400  a path, a Host or a framing of the body that is none
     ├── MalformedBodyError        400  not JSON, not UTF-8, or a length that is no length
+    ├── ConflictingAdapterError   400  two places of one request name different adapters
+    ├── AlreadyLoadedError        400  an adapter that is to be loaded answers already
     ├── UnauthenticatedError      401  no key, or none that is known and still holds
     ├── ForbiddenError            403  a good key that does not open this
     ├── RouteNotFoundError        404  no such route
@@ -130,6 +132,24 @@ class ForbiddenError(ServerError):
 
     status = 403
     code = "FORBIDDEN"
+
+
+class ConflictingAdapterError(ServerError):
+    """Two places of one request, such as path and body, name different adapters."""
+
+    status = 400
+    code = "CONFLICTING_ADAPTER"
+
+
+class AlreadyLoadedError(ServerError):
+    """An adapter that is to be loaded answers already. The type is the word that vLLM's clients look for."""
+
+    status = 400
+    code = "ALREADY_LOADED"
+
+    @property
+    def type(self) -> str:
+        return "InvalidUserInput"
 
 
 class RouteNotFoundError(ServerError):

@@ -28,7 +28,7 @@ from server.openapi import Responses, json_answer, json_body, native_errors, pro
 from server.schemas import MAX_BODY_BYTES, ItemsRequest, ManyAdaptersRequest, OneAdapterRequest
 
 # Any route may answer these: they come from the guard around all of them.
-_GUARD_ERRORS = (
+GUARD_ERRORS = (
     RequestTimeoutError("the body came too slowly", hint="send it at once, or in smaller parts"),
     MalformedRequestError("Host is not the name of one host"),
     MalformedBodyError("Content-Length is not one length"),
@@ -37,7 +37,7 @@ _GUARD_ERRORS = (
     UnsupportedMediaTypeError("a Content-Encoding is not read here", hint="send the body uncompressed"),
     HeadersTooLargeError("65 header fields; at most 64 are read"),
 )
-_NOT_READY = NotReadyError("backbone or adapters do not answer", hint="ask again after the time in Retry-After")
+NOT_READY = NotReadyError("backbone or adapters do not answer", hint="ask again after the time in Retry-After")
 
 _SHA256 = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 _OTHER_SHA256 = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
@@ -119,14 +119,14 @@ CLASSIFY: Responses = {
         OneAdapterAnswer | ManyAdaptersAnswer | ItemsAnswer,
     ),
     **native_errors(
-        *_GUARD_ERRORS,
+        *GUARD_ERRORS,
         MalformedBodyError("the body is not JSON: Expecting value at line 1, column 13"),
         AdapterNotFoundError("no adapter 'sst'", param="adapter", hint="did you mean sst2?"),
         VersionNotFoundError("adapter 'sst2' has no version 9", param="adapter", hint="it has 1, 2 and 3"),
         InvalidRequestError("top_k: input should be greater than or equal to 1", param="top_k"),
         _BLANK,
         OverloadedError("70000 tokens are waiting, and the server queues at most 65536"),
-        _NOT_READY,
+        NOT_READY,
         EngineFailedError("the engine failed on this adapter's rows"),
         DeadlineExceededError("not answered within 0.5 s"),
     ),
@@ -152,6 +152,7 @@ INFO: Responses = {
                 "limits": {
                     "batch_budget_tokens": 2048,
                     "queue_limit_tokens": 65_536,
+                    "queue_limit_rows": 4096,
                     "rows_per_minute": 6000,
                     "counted": "in memory, divided by 2 live replicas",
                 },
@@ -159,17 +160,17 @@ INFO: Responses = {
             }
         },
     ),
-    **native_errors(*_GUARD_ERRORS),
+    **native_errors(*GUARD_ERRORS),
 }
 
 HEALTHZ: Responses = {
     200: json_answer("The process is alive.", {"alive": {"status": "ok"}}),
-    **problem_errors("/healthz", *_GUARD_ERRORS),
+    **problem_errors("/healthz", *GUARD_ERRORS),
 }
 
 READYZ: Responses = {
     200: json_answer("Backbone and adapters answer.", {"ready": {"status": "ready"}}),
-    **problem_errors("/readyz", *_GUARD_ERRORS, _NOT_READY),
+    **problem_errors("/readyz", *GUARD_ERRORS, NOT_READY),
 }
 
 METRICS: Responses = {
@@ -177,5 +178,5 @@ METRICS: Responses = {
         "description": "Prometheus text, with a label `replica` on every sample.",
         "content": {metrics.CONTENT_TYPE: {"example": 'adakron_rows_total{replica="3fk2a"} 1024.0\n'}},
     },
-    **problem_errors("/metrics", *_GUARD_ERRORS, _NOT_READY),
+    **problem_errors("/metrics", *GUARD_ERRORS, NOT_READY),
 }

@@ -4,7 +4,8 @@
     a control character in the path         400
     two Hosts, or one that is no host       400
     more than 64 header fields, or 16 KiB   431
-    a Content-Encoding                      415   bodies are taken as they are: no decompression, no bombs
+    a Content-Encoding                      415   bodies are taken as they are: no decompression, no bombs, but
+                                                  where a route unpacks one itself, within its cap
     a Content-Length that is no length      400   and one beside Transfer-Encoding, or another coding than chunked
     body over the cap, declared or chunked  413   declared: before a byte is read; chunked: at the byte too many
     a body that comes too slowly            408   no byte for 10 s; a part of it every 10 s is let go on for longer
@@ -18,7 +19,8 @@ Ray's routing. Pure ASGI; knows nothing of routes.
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,25 +53,45 @@ _HOST = re.compile(rb"([0-9A-Za-z._\-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,
 _DROPPED_HEADERS = frozenset({b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"})
 
 
+class Bounds(NamedTuple):
+    """What of a body is let through: so many bytes, and whether they may be compressed."""
+
+    max_body_bytes: int
+    may_be_compressed: bool = False
+
+
 class Guard:
     """Outermost ASGI middleware. `max_body_bytes` caps the body of every route behind it, but for those `exceptions`
-    that name a path and a cap of its own.
+    that name a path and a cap of its own, and those paths that `bounds_of` has bounds for.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, exceptions: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        exceptions: Mapping[str, int] | None = None,
+        bounds_of: Callable[[str], Bounds | None] = lambda _: None,
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._exceptions = dict(exceptions or {})
+        self._bounds_of = bounds_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        max_body_bytes = self._exceptions.get(scope["path"], self._max_body_bytes)
+        path = scope["path"]
+        bounds = self._bounds_of(path) or Bounds(self._exceptions.get(path, self._max_body_bytes))
+        max_body_bytes = bounds.max_body_bytes
         body = _Body(receive, send, max_body_bytes, may_skip=b"expect" not in {name for name, _ in scope["headers"]})
         try:
             _check_head(scope)
-            declared_bytes = _declared_bytes(Headers(scope=scope))
+            headers = Headers(scope=scope)
+            if not bounds.may_be_compressed:
+                _check_not_compressed(headers)
+            declared_bytes = _declared_bytes(headers)
             if declared_bytes == 0:
                 body.is_read = True
             elif declared_bytes is not None and declared_bytes > max_body_bytes:
@@ -164,10 +186,13 @@ def _check_head(scope: Scope) -> None:
         raise MalformedRequestError("Host is not the name of one host")
 
 
-def _declared_bytes(headers: Headers) -> int | None:
-    """Bytes the body says it has: 0 where there is none, None where it comes in chunks of unknown sum."""
+def _check_not_compressed(headers: Headers) -> None:
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaTypeError("a Content-Encoding is not read here", hint="send the body uncompressed")
+
+
+def _declared_bytes(headers: Headers) -> int | None:
+    """Bytes the body says it has: 0 where there is none, None where it comes in chunks of unknown sum."""
     lengths = set(headers.getlist("content-length"))
     codings = headers.getlist("transfer-encoding")
     if codings:

@@ -87,3 +87,13 @@ def parse_reference(reference: str, *, param: str | None = None) -> Reference:
             hint="pin a version as in 'sst2@3', counting from 1, or content as in 'sst2@sha256:' and 64 hex digits",
         )
     return Reference(name, int(version))
+
+
+def to_segment(name: str) -> str:
+    """The name as one segment of a path, "acme--spam": for clients that neither quote a slash nor want one."""
+    return name.replace("/", "--")
+
+
+def from_segment(segment: str) -> str:
+    """The name, or reference, that `to_segment` wrote; no name has "--" of its own."""
+    return segment.replace("--", "/", 1)

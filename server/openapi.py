@@ -56,6 +56,19 @@ _PROBLEM: dict[str, Any] = {
 }
 
 
+_V2_ERROR: dict[str, Any] = {
+    "title": "InferenceError",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string"},
+        "error_type": {"type": "string"},
+        "code": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+}
+
+
 def native_errors(*examples: ServerError) -> Responses:
     """`responses=` entries for routes below /v1: one a status, with every given error as an example of its status."""
     by_status: dict[int, dict[str, Any]] = {}
@@ -72,6 +85,22 @@ def native_errors(*examples: ServerError) -> Responses:
     return {
         status: _response(status, "application/json", _NATIVE_ERROR, named)
         for status, named in sorted(by_status.items())
+    }
+
+
+def v2_errors(*examples: ServerError) -> Responses:
+    """The same for routes below /v2."""
+    by_status: dict[int, dict[str, Any]] = {}
+    for error in examples:
+        body = {
+            "error": f"{error.message} Hint: {error.hint}" if error.hint else error.message,
+            "error_type": error.type,
+            "code": error.code,
+            "request_id": EXAMPLE_REQUEST_ID,
+        }
+        by_status.setdefault(error.status, {})[error.code] = {"value": body}
+    return {
+        status: _response(status, "application/json", _V2_ERROR, named) for status, named in sorted(by_status.items())
     }
 
 

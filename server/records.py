@@ -35,6 +35,11 @@ class Entry:
     split: Split | None = None
 
     @property
+    def answers(self) -> bool:
+        """Whether the bare name answers."""
+        return self.active is not None or self.split is not None
+
+    @property
     def shown(self) -> int:
         """The version that stands for the name in a list: the active one, or the newest."""
         return self.active if self.active is not None else max(self.versions)

@@ -87,7 +87,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """Which version answers now."""
+    """Which version answers now; after `deactivate`, which one did."""
 
     change: Change
     lagging: tuple[str, ...]
@@ -178,6 +178,14 @@ class Registry:
             raise
         return await self._to_its_end(self._register(name, staged, activate, if_match, origin, once))
 
+    async def put_bytes(self, name: str, artefact: bytes, *, origin: Origin = _NOBODY) -> Put:
+        """`put`, of an artefact that is all here."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield artefact
+
+        return await self.put(name, chunks(), origin=origin)
+
     async def stage(self) -> StagedBlob:
         """A file for an upload; whoever calls closes it."""
         return await asyncio.to_thread(self._blobs.stage)
@@ -202,6 +210,11 @@ class Registry:
     ) -> Activated:
         """Raises AdapterNotFoundError, VersionNotFoundError, PreconditionFailedError, ConflictError."""
         write = partial(self._catalogue.activate, name, version, if_match=if_match, origin=origin, once=once)
+        return await self._to_its_end(self._activate(name, write))
+
+    async def deactivate(self, name: str, *, origin: Origin = _NOBODY) -> Activated:
+        """Let the bare name answer no more. Raises AdapterNotFoundError, also where no version is active."""
+        write = partial(self._catalogue.deactivate, name, origin=origin)
         return await self._to_its_end(self._activate(name, write))
 
     async def split(

@@ -16,16 +16,18 @@ import difflib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from adakron import Adapter
+from adakron import Adapter, AdapterConfig
 from adakron.errors import AdaKronError, UnknownAdapterError
 from adakron.residents import Departure, Freed
 from server.access.caller import current_caller, visible
+from server.answers import Identity
 from server.batcher import unavailable
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
@@ -40,6 +42,7 @@ PRELOAD_WITHIN_S = 10.0
 DRAIN_WITHIN_S = 2.0
 READ_AT_ONCE = 4
 _MOST_CANDIDATES = 256
+_NO_KEY = ""  # a route key, so that a name under a split is described alike each time
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,21 @@ class Applied(NamedTuple):
     generation: int
     freed_bytes: int
     freed_host_bytes: int = 0
+
+
+class Described(NamedTuple):
+    """One version that a reference means: whose weights, which versions of the name are kept, and what it is."""
+
+    name: str
+    version: int
+    sha256: str
+    kept: tuple[int, ...]
+    config: AdapterConfig
+
+    @property
+    def identity(self) -> Identity:
+        """As answers name it."""
+        return {"adapter": self.name, "version": self.version, "sha256": self.sha256}
 
 
 class Use(NamedTuple):
@@ -150,6 +168,19 @@ class Replica:
         """Of the table that requests are resolved with."""
         return self._table.generation
 
+    @property
+    def table(self) -> Snapshot:
+        """What requests are resolved with, as of one generation: what of it exists for the present caller."""
+        if current_caller().prefix is None:
+            return self._table
+        seen = {name: self._table.adapters[name] for name in visible(self._table.adapters)}
+        return Snapshot(self._table.generation, MappingProxyType(seen))
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """sha256 -> why it could not be loaded here."""
+        return {sha256: broken.reason for sha256, broken in self._broken.items()}
+
     def names(self) -> tuple[str, ...]:
         """Names that answer without a version, in order."""
         return tuple(name for name, entry in self._table.adapters.items() if entry.active is not None)
@@ -208,6 +239,28 @@ class Replica:
 
         Raises AdapterNotFoundError, VersionNotFoundError; NotReadyError while `min_generation` is not reached.
         """
+        resolved = await self._resolve(reference, min_generation, route_key)
+        name = resolved.name
+        self._uses[name] = Use(self._uses[name].requests + 1 if name in self._uses else 1, time.time())
+        self._untold_uses[name] += 1
+        return resolved
+
+    async def describe(self, reference: Reference) -> Described:
+        """What a reference means, without counting as a call. Raises as `resolve` does, or why it cannot be read."""
+        resolved = await self._resolve(reference, None, _NO_KEY)
+        try:
+            if not resolved.lease.is_read:
+                [error] = await self.read([resolved.lease])
+                if error is not None:
+                    raise error
+            config: AdapterConfig = resolved.lease.config  # type: ignore[attr-defined]  # the engine's lease has it
+        finally:
+            resolved.lease.release()
+        entry = self._table.adapters.get(resolved.name)
+        kept = tuple(entry.versions) if entry is not None else (resolved.version,)
+        return Described(resolved.name, resolved.version, resolved.sha256, kept, config)
+
+    async def _resolve(self, reference: Reference, min_generation: int | None, route_key: str | None) -> Resolved:
         name = reference.name
         if not current_caller().sees(name):
             raise _unknown(name, self._table.adapters)  # whether it is there or not
@@ -228,8 +281,6 @@ class Replica:
                 if self._table is not table:  # replaced between looking up and leasing: look again
                     continue
                 raise
-            self._uses[name] = Use(self._uses[name].requests + 1 if name in self._uses else 1, time.time())
-            self._untold_uses[name] += 1
             return Resolved(name, version, table.adapters[name].versions[version].sha256, lease, shadow)
 
     def lease(self, name: str, version: int) -> Any:
@@ -282,7 +333,7 @@ class Replica:
         if entry is None:
             return False
         if not reference.is_pinned:
-            return entry.active is not None or entry.split is not None
+            return entry.answers
         return _pinned_version(entry, reference) is not None
 
     def _lease(self, table: Snapshot, name: str, version: int) -> Any:

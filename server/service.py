@@ -7,6 +7,7 @@ Knows adapters by name and version. Knows nothing of HTTP, JSON text, Ray, or wh
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -84,13 +85,15 @@ class Resolver(Protocol):
 class Classified:
     """An answer with what the reply's headers tell of it.
 
-    adapter  the only adapter that took part, or None where there were several
-    stages   where the time went
+    adapter   the only adapter that took part, or None where there were several
+    stages    where the time went
+    outcomes  what the engine made of each row, in the order of `answer`, for those who answer in another form
     """
 
     answer: Answer
     adapter: Identity | None
     stages: Stages
+    outcomes: Sequence[Outcome]
 
 
 class Service:
@@ -112,6 +115,7 @@ class Service:
         self.metrics = metrics
         self._resolver = resolver
         self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics)
+        self.tally = self._batcher.tally
         self.shadows = Shadows(resolver.lease, self._run_shadow, metrics)
 
     async def start(self) -> None:
@@ -166,14 +170,19 @@ class Service:
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            self._count(plan, adapters, None, None)
             raise DeadlineExceededError(
                 f"not answered within {timeout_s:g} s", hint="send fewer texts, or try again when less is going on"
             ) from error
+        except ServerError:
+            self._count(plan, adapters, None, None)
+            raise
         finally:
             _release_when_idle(release, submission)
         stages = submission.stages()
         for stage, seconds in zip(("tokenize", "queue", "forward"), stages, strict=True):
             self.metrics.stage_s.labels(stage).observe(seconds)
+        self._count(plan, adapters, outcomes, stages)
         self._shadow(plan, adapters, outcomes)
         return _classified(plan, request, adapters, outcomes, stages)
 
@@ -216,6 +225,19 @@ class Service:
                 mine = [place for place, named in enumerate(plan.adapter_of_row) if named == reference]
                 rows, answers = [plan.rows[place] for place in mine], [outcomes[place] for place in mine]
                 self.shadows.compare(adapter.name, adapter.shadow, rows, answers)
+
+    def _count(
+        self, plan: "_Plan", adapters: dict[str, Resolved], outcomes: Sequence[Outcome] | None, stages: Stages | None
+    ) -> None:
+        """Into the tally: one call of each adapter. outcomes None: all its rows failed with the call."""
+        failed = Counter(plan.adapter_of_row)
+        good: Counter[str] = Counter()
+        for named, outcome in zip(plan.adapter_of_row, outcomes or (), strict=False):
+            if isinstance(outcome, Result):
+                good[named] += 1
+                failed[named] -= 1
+        for reference, adapter in adapters.items():
+            self.tally.answered(adapter.sha256, good[reference], failed[reference], stages)
 
     async def _resolve(self, reference: str, param: str, min_generation: int | None, route_key: str | None) -> Resolved:
         parsed = parse_reference(reference, param=param)
@@ -308,7 +330,7 @@ def _classified(
     if failed:
         answer["errors"] = failed
     only = next(iter(identities.values())) if len(identities) == 1 else None
-    return Classified(answer, only, stages)
+    return Classified(answer, only, stages, outcomes)
 
 
 def _answer(request: ClassifyRequest, rows: list[RowAnswer], identities: list[Identity]) -> Answer:

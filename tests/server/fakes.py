@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from adakron import Adapter
+from adakron import Adapter, AdapterConfig
 from adakron.errors import UnknownAdapterError
 from adakron.residents import Freed
 from server.blobs import BlobStore
@@ -27,7 +27,7 @@ def tiny_adapter(seed: int = 0, labels: Sequence[str] = ("ham", "spam")) -> Adap
     import torch
 
     from adakron.artefact import expected_shapes
-    from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint
+    from adakron.config import AdaKronConfig, Fingerprint
 
     config = AdapterConfig(
         adakron=AdaKronConfig(bottleneck=12),
@@ -51,6 +51,10 @@ class FakeLease:
     @property
     def is_read(self) -> bool:
         return self.key in self.engine.adapters
+
+    @property
+    def config(self) -> AdapterConfig:
+        return self.engine.adapters[self.key].config
 
     def release(self) -> None:
         if self.is_held:

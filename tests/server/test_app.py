@@ -1,7 +1,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -10,13 +10,15 @@ import pytest_asyncio
 from pydantic import TypeAdapter
 
 from server import examples
-from server.access.gate import Gate
+from server.access.gate import Gate, scopes_of
 from server.answers import ItemsAnswer, ManyAdaptersAnswer, OneAdapterAnswer
-from server.app import make_app
+from server.app import FRAMEWORK_ROUTES, make_app
 from server.errors import NotReadyError, OverloadedError
 from server.metrics import Metrics
 from server.schemas import MAX_BODY_BYTES, parse_classify_request
 from server.service import Service
+from server.tally import Count
+from tests.server.stub_adapters import INFO, StubAdapters, StubAdmin
 from tests.server.stub_engine import StubEngine, StubResolver, config_of
 
 ADMIN_OPENAPI = {"paths": {"/v1/adapters": {"get": {"summary": "List"}}}, "components": {"schemas": {"Listed": {}}}}
@@ -42,10 +44,13 @@ class Bench:
         self.ready: bool | Exception = True
         self.app = make_app(
             self.service,
-            info=lambda: {"backbone": "stub"},
+            info=lambda: INFO,
             is_ready=self.is_ready,
             collect_metrics=self.collect_metrics,
             admin_openapi=admin_openapi,
+            adapters=StubAdapters(self.resolver),
+            admin=StubAdmin(),
+            collect_tallies=self.collect_tallies,
             gate=gate,
             cors=cors,
         )
@@ -58,6 +63,9 @@ class Bench:
 
     async def collect_metrics(self) -> bytes:
         return self.service.metrics.render()
+
+    async def collect_tallies(self, sha256s: Collection[str] | None) -> dict[str, Count]:
+        return self.service.tally.counts(sha256s)
 
     async def classify(self, body: Any, **headers: str) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -297,6 +305,9 @@ async def test_readyz_is_503_where_the_probe_hangs(bench: Bench, monkeypatch: py
         is_ready=hang,
         collect_metrics=bench.collect_metrics,
         admin_openapi=dict,
+        adapters=StubAdapters(bench.resolver),
+        admin=StubAdmin(),
+        collect_tallies=bench.collect_tallies,
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/readyz")).status_code == 503
@@ -308,7 +319,7 @@ async def test_readyz_is_503_as_soon_as_the_service_stops(bench: Bench) -> None:
 
 
 async def test_info_is_what_the_replica_says(bench: Bench) -> None:
-    assert (await bench.client.get("/v1/info")).json() == {"backbone": "stub"}
+    assert (await bench.client.get("/v1/info")).json() == INFO
 
 
 async def test_metrics_count_calls_by_route_and_status(bench: Bench) -> None:
@@ -349,7 +360,7 @@ async def test_near_misses_are_404_and_no_redirect(bench: Bench, path: str) -> N
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, methods in document["paths"].items():
-        if not path.startswith("/v1/adapters"):
+        if not path.startswith("/v1/adapters"):  # of the admin application, which a stub stands for
             for operation in methods.values():
                 yield path, operation
 
@@ -362,7 +373,9 @@ async def test_docs_are_served(bench: Bench) -> None:
 
 async def test_openapi_has_the_routes_of_both_applications(bench: Bench) -> None:
     document = (await bench.client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {path for _, path in ROUTES} | {"/v1/adapters"}
+    served = {path for _, path in scopes_of(bench.app, FRAMEWORK_ROUTES)} - FRAMEWORK_ROUTES.keys()
+    assert set(document["paths"]) == served | {"/v1/adapters"}
+    assert served >= {path for _, path in ROUTES} | {"/classify", "/v2/models/{model}/infer"}
     assert "Listed" in document["components"]["schemas"]
 
 

@@ -112,6 +112,28 @@ def test_activate_unknown_version_raises_and_names_those_kept(catalogue: Catalog
     assert "1" in str(caught.value.hint)
 
 
+def test_deactivated_name_keeps_its_versions_and_can_be_activated_again(catalogue: Catalogue) -> None:
+    catalogue.add_version("x", A, 1)
+    catalogue.add_version("x", B, 1)
+    catalogue.split("x", Split({1: 50, 2: 50}))
+    change = catalogue.deactivate("x", origin=Origin(source="here"))
+    assert (change.version, change.sha256, change.generation, change.is_active) == (2, B, 4, False)
+    entry = catalogue.snapshot().adapters["x"]
+    assert (entry.active, entry.split, list(entry.versions), entry.answers) == (None, None, [1, 2], False)
+    (event, *_) = catalogue.history("x", 1)
+    assert (event.action, event.version, event.active_version, event.source) == ("deactivate", 2, None, "here")
+    assert catalogue.activate("x", 2).generation == 5
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_deactivate_where_nothing_answers_raises(catalogue: Catalogue, registered: bool) -> None:
+    if registered:
+        catalogue.add_version("x", A, 1, activate=False)
+    with pytest.raises(AdapterNotFoundError):
+        catalogue.deactivate("x")
+    assert catalogue.generation() == registered
+
+
 def test_delete_of_active_version_alone_raises(catalogue: Catalogue) -> None:
     catalogue.add_version("x", A, 1)
     with pytest.raises(ConflictError):

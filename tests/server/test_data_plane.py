@@ -1,7 +1,7 @@
 """One replica without Ray: a real tiny engine, the catalogue's adapters, readiness that is not a constant."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from server import data_plane, state
 from server.data_plane import DataPlane
 from server.errors import EngineFailedError, OverloadedError
 from server.settings import Settings
+from server.tally import Count
+from tests.server.stub_adapters import StubAdmin
 from tests.tiny import tiny_adapter, tiny_backbone
 
 
@@ -44,9 +46,13 @@ async def metrics() -> bytes:
     return b""
 
 
+async def tallies(sha256s: Collection[str] | None) -> dict[str, Count]:
+    return {}
+
+
 async def get(plane: DataPlane, path: str, **options: Any) -> httpx.Response:
-    transport = httpx.ASGITransport(plane.app(metrics))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx.ASGITransport(plane.app(metrics, StubAdmin(), tallies))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
         return await client.request(options.pop("method", "GET"), path, **options)
 
 
@@ -166,3 +172,11 @@ async def test_leases_under_way_are_counted(plane: DataPlane, engine: Engine) ->
     with engine.lease(None), engine.lease(plane.replica._table.adapters["acme/x"].versions[1].sha256):
         assert f"adakron_leases {before + 2:.1f}" in plane.metrics.render().decode()
     assert engine.residency().leases == before
+
+
+async def test_adapter_is_described_below_its_base_url(plane: DataPlane) -> None:
+    info = (await get(plane, "/adapters/acme/x/info")).json()
+    assert (info["model_id"], info["served_model_name"]) == ("acme/x", "acme/x@1")
+    assert len(info["model_type"]["classifier"]["id2label"]) == 2
+    body = {"inputs": ["the word"]}
+    assert (await get(plane, "/adapters/acme/x", method="POST", json=body)).status_code == 200

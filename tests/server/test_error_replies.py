@@ -25,6 +25,8 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     @app.get("/v1/raise")
     @app.get("/raise")
     @app.get("/classify")
+    @app.get("/v2/raise")
+    @app.get("/adapters/raise")
     async def fail() -> None:
         raise ERROR[0]
 
@@ -65,6 +67,43 @@ async def test_native_body_has_every_member(client: httpx.AsyncClient) -> None:
 
 async def test_classify_answers_in_the_native_form(client: httpx.AsyncClient) -> None:
     assert "message" in (await raising(client, errors.ConflictError("x"), "/classify")).json()["error"]
+
+
+async def test_v2_has_one_string(client: httpx.AsyncClient) -> None:
+    error = errors.AdapterNotFoundError("no adapter 'x'", param="adapter", hint="did you mean y?")
+    reply = await raising(client, error, "/v2/raise")
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json() == {
+        "error": "no adapter 'x' Hint: did you mean y?",
+        "error_type": "NotFoundError",
+        "code": "ADAPTER_NOT_FOUND",
+        "request_id": reply.headers["x-request-id"],
+    }
+
+
+async def test_v2_without_a_hint_is_the_message(client: httpx.AsyncClient) -> None:
+    assert (await raising(client, errors.ConflictError("x"), "/v2/raise")).json()["error"] == "x"
+
+
+async def test_v2_stays_within_the_bound(client: httpx.AsyncClient) -> None:
+    error = errors.ConflictError("\N{GRINNING FACE}" * 5000, hint="\N{GRINNING FACE}" * 5000)
+    assert len((await raising(client, error, "/v2/raise")).content) <= MAX_REPLY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (errors.OverloadedError("x"), "Overloaded"),
+        (errors.NotReadyError("x"), "Unhealthy"),
+        (errors.InvalidRequestError("x"), "Validation"),
+        (errors.BodyTooLargeError("x"), "Validation"),
+        (errors.DeadlineExceededError("x"), "Backend"),
+    ],
+)
+async def test_below_adapters_the_type_is_a_word_of_tei(
+    client: httpx.AsyncClient, error: ServerError, word: str
+) -> None:
+    assert (await raising(client, error, "/adapters/raise")).json()["error_type"] == word
 
 
 async def test_elsewhere_it_is_a_problem(client: httpx.AsyncClient) -> None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server import guard
-from server.guard import Guard
+from server.guard import Bounds, Guard
 
 CAP = 1000
 Field = tuple[bytes, bytes]
@@ -48,7 +48,8 @@ class Exchange:
         self.sent.append(message)
 
     async def through(self, app: object = reading_app) -> "Exchange":
-        await Guard(app, max_body_bytes=CAP)(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+        bounds = {"/v1/more": Bounds(2 * CAP), "/v1/packed": Bounds(CAP, may_be_compressed=True)}
+        await Guard(app, max_body_bytes=CAP, bounds_of=bounds.get)(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         return self
 
     @property
@@ -321,3 +322,18 @@ async def test_other_protocols_pass_untouched() -> None:
     exchange = Exchange()
     await Guard(app, max_body_bytes=CAP)({"type": "lifespan"}, exchange.receive, exchange.send)
     assert seen == ["lifespan"]
+
+
+async def test_a_path_may_have_bounds_of_its_own() -> None:
+    chunk, length = b"x" * 2 * CAP, (b"content-length", str(2 * CAP).encode())
+    assert (await Exchange([chunk], [length], path="/v1/more").through()).status == 200
+    assert (await Exchange([chunk], [length]).through()).status == 413
+    assert (
+        await Exchange([chunk + b"x"], path="/v1/more", headers=[(b"transfer-encoding", b"chunked")]).through()
+    ).status == 413
+
+
+async def test_a_path_may_take_compressed_bodies() -> None:
+    headers = [(b"content-encoding", b"gzip"), (b"content-length", b"1")]
+    assert (await Exchange([b"x"], headers, path="/v1/packed").through()).status == 200
+    assert (await Exchange([b"x"], headers, path="/v1/more").through()).status == 415

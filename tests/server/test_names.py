@@ -3,7 +3,15 @@ import re
 import pytest
 
 from server.errors import InvalidRequestError
-from server.names import REFERENCE_PATTERN, RESERVED_SEGMENTS, Reference, check_name, parse_reference
+from server.names import (
+    REFERENCE_PATTERN,
+    RESERVED_SEGMENTS,
+    Reference,
+    check_name,
+    from_segment,
+    parse_reference,
+    to_segment,
+)
 
 
 @pytest.mark.parametrize("name", ["a", "sst2", "acme/spam", "0.1_b-c", "a.b/c-d", "a" * 64, "a" * 64 + "/" + "b" * 64])
@@ -66,3 +74,14 @@ def test_refusal_names_the_field_and_quotes_little() -> None:
         parse_reference("X" * 10_000, param="items.3.adapter")
     assert caught.value.param == "items.3.adapter"
     assert len(caught.value.message) < 150
+
+
+@pytest.mark.parametrize(("name", "segment"), [("sst2", "sst2"), ("acme/spam", "acme--spam"), ("a-b/c@3", "a-b--c@3")])
+def test_a_name_as_a_segment_and_back(name: str, segment: str) -> None:
+    assert to_segment(name) == segment
+    assert from_segment(segment) == name
+
+
+def test_a_segment_with_two_separators_is_no_name() -> None:
+    with pytest.raises(InvalidRequestError):
+        check_name(from_segment("a--b--c"))

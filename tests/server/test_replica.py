@@ -562,3 +562,38 @@ async def test_status_says_the_tier_of_every_version(store: Store, engine: FakeE
     store.add("x", TWO)
     replica.load()
     assert replica.status(["x"]).tiers == {TWO.sha256: "device", ONE.sha256: "store"}
+
+
+async def test_describe_tells_what_a_reference_means_and_counts_nothing(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO)
+    found = await replica.describe(Reference("x"))
+    assert (found.name, found.version, found.sha256, found.kept) == ("x", 2, TWO.sha256, (1, 2))
+    assert found.config == TWO.config
+    assert (await replica.describe(Reference("x", 1))).identity == {"adapter": "x", "version": 1, "sha256": ONE.sha256}
+    assert engine.leased.total() == 0
+    assert replica.status(["x"]).uses == {}
+
+
+async def test_describe_of_a_name_under_a_split_says_the_same_each_time(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    store.add("x", TWO)
+    store.writer.split("x", Split({1: 50, 2: 50}))
+    replica.load()
+    assert len({(await replica.describe(Reference("x"))).version for _ in range(30)}) == 1
+
+
+async def test_describe_of_the_unknown_raises(store: Store, replica: Replica) -> None:
+    with pytest.raises(AdapterNotFoundError):
+        await replica.describe(Reference("x"))
+
+
+async def test_table_and_faults_are_those_that_serve(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    engine.refuse[TWO.sha256] = BankFullError("no memory left")
+    store.add("x", ONE)
+    store.add("y", TWO)
+    replica.load()
+    assert list(replica.table.adapters) == ["x", "y"]
+    assert replica.broken == {TWO.sha256: "no memory left"}
