@@ -31,6 +31,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     ignored_auth,
@@ -85,8 +86,13 @@ def fuzz(url: str, *, n: int, key: str | None = None, minutes: float = 60.0, see
     if key is None:
         _ask_for_no_key(document)
     schema = schemathesis.openapi.from_dict(document)
-    operations = [found.ok() for found in schema.get_all_operations()]
     outcome = Outcome()
+    operations = []
+    for found in schema.get_all_operations():
+        if isinstance(found, Ok):
+            operations.append(found.ok())
+        else:
+            outcome.fail(f"the document does not describe an operation: {found.err()}")
     began_s = time.monotonic()
     deadline_s = began_s + minutes * 60
     with requests.Session() as session:

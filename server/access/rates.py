@@ -1,7 +1,7 @@
 """How much one key may ask, and how often one address may be wrong: counted with `limits`, in memory or in Redis.
 
     rows        of one key in a minute, over the whole server: each replica allows its share, or Redis counts for all
-    wrong keys  of one address in a minute, in each process
+    wrong keys  of one address in a minute, in each process; behind a proxy that is the proxy's, for all of its clients
 
 What is left goes out with the reply, in the fields RateLimit and RateLimit-Policy. Where Redis does not answer, a
 replica counts by itself: a limit that is somewhat off is better than no service. Knows nothing of routes.

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtests.server_process import ServerFailedError, running_server
+from loadtests.server_process import ServerFailedError, make_key, running_server
 
 FAKE = (sys.executable, "-m", "tests.loadtests.fake_server")
 
@@ -89,3 +89,20 @@ def test_a_server_that_does_not_stop_is_killed_and_reported(tmp_path: Path) -> N
     ):
         pass
     assert not is_running(int((tmp_path / "log").read_text().split()[0]))
+
+
+def test_the_folder_that_is_given_stays(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    with running_server(tmp_path / "log", 1, command=FAKE, state_dir=state):
+        pass
+    assert state.is_dir()
+
+
+def test_a_key_is_made_as_the_command_line_makes_it(tmp_path: Path) -> None:
+    from server.settings import Settings
+
+    key = make_key(tmp_path / "state", "classify", "read")
+    [kept] = Settings(state_dir=tmp_path / "state").open_keys().all()[1]
+    assert key.startswith(f"ad_{kept.id}_")
+    assert kept.scopes == {"classify", "read"}
