@@ -6,15 +6,15 @@ in one line with exit code 1. Knows argparse and printing; `server.client` and `
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from server.client import Client
+    from server.client import AdaKron
+    from server.client.replies import ActivateReply, DeleteReply, SplitDone
 
 FAILED = 1
 _DEFAULT_URL = "http://127.0.0.1:8000"
@@ -63,7 +63,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
     verb: str,
-    run: Callable[[argparse.Namespace, "Client"], int],
+    run: Callable[[argparse.Namespace, "AdaKron"], int],
     text: str,
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(verb, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -72,14 +72,13 @@ def _add(
     return parser
 
 
-def _run(run: Callable[[argparse.Namespace, "Client"], int], options: argparse.Namespace) -> int:
+def _run(run: Callable[[argparse.Namespace, "AdaKron"], int], options: argparse.Namespace) -> int:
     from adakron.errors import AdaKronError
-    from server.client import Client, ClientError
+    from server.client import AdaKron, ClientError
     from server.errors import ServerError
 
     try:
-        url = options.url or os.environ.get("ADAKRON_URL") or _DEFAULT_URL
-        with Client(url, os.environ.get("ADAKRON_API_KEY") or None) as client:
+        with AdaKron(options.url) as client:
             return run(options, client)
     except (ClientError, AdaKronError, ServerError) as error:
         return _complain(str(error))
@@ -92,17 +91,17 @@ def _complain(text: str) -> int:
     return FAILED
 
 
-def _push(options: argparse.Namespace, client: "Client") -> int:
+def _push(options: argparse.Namespace, client: "AdaKron") -> int:
     from adakron.artefact import WEIGHTS_FILE
 
     path: Path = options.path / WEIGHTS_FILE if options.path.is_dir() else options.path
     name = options.name or path.absolute().parent.name
-    reply = client.push(name, path.read_bytes(), activate=not options.stage)
+    reply = client.put(name, path, activate=not options.stage)
     print(_state(reply) + (", which changes nothing that the probe texts show" if reply["no_effect"] else ""))
     return 0
 
 
-def _list(options: argparse.Namespace, client: "Client") -> int:
+def _list(options: argparse.Namespace, client: "AdaKron") -> int:
     for adapter in client.adapters():
         if options.json:
             print(json.dumps(adapter, ensure_ascii=False))
@@ -117,8 +116,8 @@ def _list(options: argparse.Namespace, client: "Client") -> int:
     return 0
 
 
-def _show(options: argparse.Namespace, client: "Client") -> int:
-    adapter = client.show(options.name)
+def _show(options: argparse.Namespace, client: "AdaKron") -> int:
+    adapter = client.adapter(options.name)
     if options.json:
         print(json.dumps(adapter, ensure_ascii=False, indent=1))
         return 0
@@ -129,35 +128,23 @@ def _show(options: argparse.Namespace, client: "Client") -> int:
     if adapter["split"]:
         print(f"  split {json.dumps(adapter['split'])}, shadow rows {json.dumps(adapter['shadow_rows'])}")
     for event in adapter["history"]:
-        version = "" if event["version"] is None else f"@{event['version']}"
+        changed = "" if event["version"] is None else f"@{event['version']}"
         who = event["key_id"] or event["source"] or "unknown"
-        print(f"  {event['at']}\t{event['action']} {version}\tgeneration {event['generation']}\tby {who}")
+        print(f"  {event['at']}\t{event['action']} {changed}\tgeneration {event['generation']}\tby {who}")
     return 0
 
 
-def _activate(options: argparse.Namespace, client: "Client") -> int:
+def _activate(options: argparse.Namespace, client: "AdaKron") -> int:
     print(_state(client.activate(options.name, options.version)))
     return 0
 
 
-def _rollback(options: argparse.Namespace, client: "Client") -> int:
-    version = options.to
-    if version is None:
-        version = _former(client.show(options.name))
-        if version is None:
-            return _complain(f"no version of {options.name} was active before the present one; name one with --to")
-    print(_state(client.activate(options.name, version)))
+def _rollback(options: argparse.Namespace, client: "AdaKron") -> int:
+    print(_state(client.rollback(options.name, options.to)))
     return 0
 
 
-def _former(adapter: dict[str, Any]) -> int | None:
-    """The kept version that was active before the active one."""
-    kept = {version["version"] for version in adapter["versions"]}
-    before = (event["active_version"] for event in adapter["history"])
-    return next((version for version in before if version in kept and version != adapter["version"]), None)
-
-
-def _split(options: argparse.Namespace, client: "Client") -> int:
+def _split(options: argparse.Namespace, client: "AdaKron") -> int:
     reply = client.split(options.name, dict(options.weights), options.shadow)
     shares = ", ".join(f"{weight} % to @{version}" for version, weight in reply["weights"].items())
     shadow = "" if reply["shadow"] is None else f"; shadow @{reply['shadow']}"
@@ -165,9 +152,9 @@ def _split(options: argparse.Namespace, client: "Client") -> int:
     return 0
 
 
-def _remove(options: argparse.Namespace, client: "Client") -> int:
+def _remove(options: argparse.Namespace, client: "AdaKron") -> int:
     name, version = _reference(options.reference)
-    reply = client.remove(name, version)
+    reply = client.delete(name, version)
     freed = ", ".join(f"{tier} {size:,}" for tier, size in reply["freed_bytes"].items() if size)
     print(
         f"removed {name} {', '.join(f'@{n}' for n in reply['versions'])}; bytes freed: {freed or 'none'}{_lag(reply)}"
@@ -175,21 +162,19 @@ def _remove(options: argparse.Namespace, client: "Client") -> int:
     return 0
 
 
-def _export(options: argparse.Namespace, client: "Client") -> int:
+def _export(options: argparse.Namespace, client: "AdaKron") -> int:
     from adakron import Adapter
 
     name, version = _reference(options.reference)
     if version is None:
-        version = client.show(name)["version"]
-        if version is None:
-            return _complain(f"no version of {name} is active; name one: {name}@1")
-    adapter = Adapter.from_bytes(client.fetch(name, version))
+        version = client.adapter(name)["version"]
+    adapter = Adapter.from_bytes(client.export(name, version))
     adapter.write(options.folder)
     print(f"{name}@{version} ({adapter.sha256[:12]}) is in {options.folder}")
     return 0
 
 
-def _sync(options: argparse.Namespace, client: "Client") -> int:
+def _sync(options: argparse.Namespace, client: "AdaKron") -> int:
     from tqdm import tqdm
 
     from server.sync import apply_plan, make_plan, read_folder
@@ -233,10 +218,10 @@ def _reference(text: str) -> tuple[str, int | None]:
     return reference.name, reference.version
 
 
-def _state(reply: dict[str, Any]) -> str:
+def _state(reply: "ActivateReply") -> str:
     what = "active" if reply["active"] else "staged"
     return f"{reply['name']}@{reply['version']} is {what} ({reply['sha256'][:12]}){_lag(reply)}"
 
 
-def _lag(reply: dict[str, Any]) -> str:
+def _lag(reply: "ActivateReply | SplitDone | DeleteReply") -> str:
     return f"; not yet on {', '.join(reply['lagging'])}" if reply["lagging"] else ""

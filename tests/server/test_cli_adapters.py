@@ -1,8 +1,6 @@
 """The verbs that talk to a server, against the real admin application in this process: output, exit codes, retries."""
 
-import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,61 +9,36 @@ import httpx
 import pytest
 
 from adakron import Adapter
-from server import client as client_module
-from server.admin import make_admin_app
 from server.cli import main
+from server.client import AdaKron
 from tests.server.fakes import House, tiny_adapter, with_broken_tensor
+from tests.server.in_process import InProcess, Server, broken, running, status
 
 ONE, TWO, THREE = (tiny_adapter(seed) for seed in (1, 2, 3))
 
 
-class InProcess(httpx.BaseTransport):
-    """Requests of a synchronous client to an ASGI application on a loop in another thread; `first` may answer first."""
-
-    def __init__(self, app: Any) -> None:
-        self._transport = httpx.ASGITransport(app)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.requests: list[httpx.Request] = []
-        self.first: list[Callable[[httpx.Request], httpx.Response]] = []
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        if self.first:
-            return self.first.pop(0)(request)
-        return asyncio.run_coroutine_threadsafe(self._handle(request), self._loop).result(30)
-
-    async def _handle(self, request: httpx.Request) -> httpx.Response:
-        body = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
-        response = await self._transport.handle_async_request(body)
-        return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    (tmp_path / "house").mkdir()
-    with House.open(tmp_path / "house") as opened:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server in this process, which every client of httpx reaches, whatever address it is given."""
+    with running(tmp_path / "house") as opened:
+        real = httpx.Client
+
+        def connected(**options: Any) -> httpx.Client:
+            return real(**{**options, "transport": opened.wire})
+
+        monkeypatch.setattr(httpx, "Client", connected)
+        monkeypatch.setattr("server.client.exchange.FIRST_PAUSE_S", 0.0)
         yield opened
 
 
 @pytest.fixture
-def wire(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcess]:
-    transport = InProcess(make_admin_app(house.registry))
-    real = httpx.Client
+def house(server: Server) -> House:
+    return server.house
 
-    def connected(**options: Any) -> httpx.Client:
-        return real(**{**options, "transport": transport})
 
-    monkeypatch.setattr(client_module.httpx, "Client", connected)
-    monkeypatch.setattr(client_module.time, "sleep", lambda seconds: None)
-    yield transport
-    transport.stop()
+@pytest.fixture
+def wire(server: Server) -> InProcess:
+    return server.wire
 
 
 @pytest.fixture
@@ -111,8 +84,7 @@ def test_push_of_no_file_says_which(run: Run, tmp_path: Path) -> None:
     assert "nothing" in err
 
 
-def test_list_shows_every_page(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_PAGE", 1)
+def test_list_shows_every_adapter(run: Run, folder: Path) -> None:
     for name in ("b", "a", "c"):
         run("push", folder / "one", name)
     code, out, _ = run("list")
@@ -226,13 +198,13 @@ def test_sync_sends_again_what_there_was_no_time_for(
 ) -> None:
     waits = iter([-1.0, -1.0, 15.0, 15.0])
     monkeypatch.setattr("server.bulk.BEGIN_WITHIN_S", -1.0)
-    real = client_module.Client.push_many
+    real = AdaKron.put_many
 
-    def push_many(self: Any, artefacts: Any) -> Any:
+    def put_many(self: Any, artefacts: Any) -> Any:
         monkeypatch.setattr("server.bulk.BEGIN_WITHIN_S", next(waits))
         return real(self, artefacts)
 
-    monkeypatch.setattr(client_module.Client, "push_many", push_many)
+    monkeypatch.setattr(AdaKron, "put_many", put_many)
     assert run("sync", folder, "--apply")[1] == "2 changed, 0 unchanged, 0 failed\n"
 
 
@@ -254,26 +226,17 @@ def test_sync_of_a_folder_with_an_impossible_name_changes_nothing(run: Run, hous
 
 def test_change_that_fails_on_its_way_is_sent_again_and_done_once(run: Run, wire: InProcess, folder: Path) -> None:
     def lost(request: httpx.Request) -> httpx.Response:
-        wire.handle_request(request)  # it was done, and nobody heard of it
+        wire.answer(request)  # it was done, and nobody heard of it
         raise httpx.ReadError("connection reset")
 
-    def away(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(503, headers={"retry-after": "1"})
-
-    def proxy(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500, headers={"content-type": "text/plain"})
-
-    wire.first = [away, proxy, lost]
+    wire.first = [status(503, **{"retry-after": "0"}), status(500), lost]
     assert run("push", folder / "one")[1].startswith("one@1 is active")
     changes = [request for request in wire.requests if request.method == "PUT"]
     assert len({request.headers["idempotency-key"] for request in changes}) == 1
 
 
 def test_no_server_is_said_in_one_line(run: Run, wire: InProcess) -> None:
-    def refuse(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
-
-    wire.first = [refuse] * 4
+    wire.first = [broken(httpx.ConnectError)] * 4
     code, _, err = run("list")
     assert (code, "ADAKRON_URL" in err, err.count("\n")) == (1, True, 1)
 
