@@ -1,13 +1,12 @@
 """One server in process, and both clients behind one handle: what a call does must not depend on the transport."""
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.client import AdaKron, AsyncAdaKron
-from tests.server.in_process import Server, running
+from tests.server.in_process import Server
 
 
 class Caller:
@@ -30,13 +29,6 @@ class Caller:
             if isinstance(found, AsyncIterator):
                 return [item async for item in found]
             return await found
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("server.client.exchange.FIRST_PAUSE_S", 0.0)
-    with running(tmp_path / "house") as opened:
-        yield opened
 
 
 @pytest.fixture(params=["blocking", "awaited"])
