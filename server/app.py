@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server import examples, metrics, openapi
+from server.docs_page import add_docs
 from server.error_replies import install_error_handlers
 from server.errors import InvalidRequestError, NotReadyError, ServerError, quoted
 from server.guard import Guard
@@ -60,6 +61,7 @@ def make_app(
         title="AdaKron server",
         description="Text classification by thousands of AdaKron adapters on one frozen encoder.",
         version="1",
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         # FastAPI's own OpenTelemetry costs every request, and would put refused input into an operator's log pipeline.
@@ -69,6 +71,7 @@ def make_app(
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
     _merge_documents(app, admin_openapi)
+    add_docs(app)
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES)
     app.add_middleware(metrics.RequestRecorder, metrics=service.metrics)
