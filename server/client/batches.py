@@ -38,8 +38,10 @@ def as_item(text: Text) -> Item:
 def cut(texts: Iterable[Text], adapter: str | None) -> Iterator[list[Item]]:
     """Lists of items that fit in one request each, in order, read as they are asked for.
 
-    A text that is too long for any request has one of its own, for the server to refuse.
+    A text that is too long for any request has one of its own, for the server to refuse. Raises TypeError for one text.
     """
+    if isinstance(texts, str | Item):
+        raise TypeError("expected several texts, got one: put it in a list, or call classify")
     batch: list[Item] = []
     size_bytes = ENVELOPE_BYTES
     for item in map(as_item, texts):

@@ -1,6 +1,7 @@
 """Cutting: every request fits the server's limits, nothing is lost or reordered, and texts are read as needed."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,12 @@ def test_large_texts_are_cut_by_bytes() -> None:
 def test_texts_are_read_as_they_are_asked_for() -> None:
     endless = cut((str(n) for n in itertools.count()), "sst2")
     assert next(endless)[-1].text == "127"
+
+
+@pytest.mark.parametrize("text", ["one text", Item("one text")])
+def test_one_text_where_several_belong_is_not_taken_for_its_letters(text: Any) -> None:
+    with pytest.raises(TypeError, match="put it in a list"):
+        next(cut(text, "sst2"))
 
 
 def test_forms_of_a_body() -> None:
