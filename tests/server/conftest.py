@@ -22,13 +22,15 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server in this process, which every blocking client reaches, whatever address it is given; no retry waits."""
+    from server.client import blocking  # before what it is made of is replaced
+
     with running(tmp_path / "house") as opened:
         real = httpx.Client
 
         def connected(**options: Any) -> httpx.Client:
             return real(**{**options, "transport": opened.wire})
 
-        monkeypatch.setattr(httpx, "Client", connected)
+        monkeypatch.setattr(blocking.httpx, "Client", connected)
         monkeypatch.setattr("server.client.exchange.FIRST_PAUSE_S", 0.0)
         yield opened
 

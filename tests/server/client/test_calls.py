@@ -113,6 +113,17 @@ def test_every_text_that_fails_has_its_own_failure(call: Caller, text: str) -> N
     ]
 
 
+def test_failures_of_a_request_that_failed_whole_are_in_order(call: Caller) -> None:
+    found = call("classify_many", [" ", "\ud800", ("a", "b"), "\ud800", "\ud800"], "sst2")
+    assert [getattr(outcome, "code", None) for outcome in found] == [
+        "BLANK_TEXT",
+        "MALFORMED_BODY",
+        None,
+        "MALFORMED_BODY",
+        "MALFORMED_BODY",
+    ]
+
+
 def test_many_texts_for_an_unknown_adapter_fail_at_once(call: Caller) -> None:
     with pytest.raises(NotFoundError):
         call("classify_many", ["a"] * 1000, "nothing", concurrency=2)
