@@ -27,6 +27,7 @@ from server.call_headers import reply_headers, timeout_s
 from server.dialects import add_dialects, vllm, vllm_examples
 from server.dialects.backend import Adapters, Backend
 from server.disconnect import unless_gone
+from server.docs_page import add_docs
 from server.error_replies import install_error_handlers
 from server.errors import NotReadyError, ServerError
 from server.guard import Guard
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 READY_WITHIN_S = 5.0
 
 # Of routes that the framework makes.
-FRAMEWORK_ROUTES = {"/openapi.json": Needed("read"), "/docs": Needed("read")}
+FRAMEWORK_ROUTES = {"/openapi.json": Needed("read")}
 
 Info = Callable[[], Mapping[str, Any]]
 
@@ -80,6 +81,7 @@ def make_app(
         title="AdaKron server",
         description="Text classification by thousands of AdaKron adapters on one frozen encoder.",
         version="1",
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
@@ -92,6 +94,7 @@ def make_app(
     _add_operations(app, service, is_ready, collect_metrics)
     add_dialects(app, backend)
     _merge_documents(app, admin_openapi)
+    add_docs(app)
     guard_routes(app, gate or Gate(), FRAMEWORK_ROUTES)
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
