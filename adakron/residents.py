@@ -358,7 +358,8 @@ class Residents:
             self._pins -= 1
             if resident.pins == 0:
                 self._changed.notify_all()
-        self._free_if_unused(resident)
+        if resident.retired:
+            self._free_if_unused(resident)
 
     def fetch(self, lease: Lease, *, wait: bool = True) -> None:
         """Bring a leased adapter to the device, and pin it for one row.
@@ -417,7 +418,8 @@ class Residents:
             resident.users -= 1
             self._users -= 1
             self._trim_host()
-        self._free_if_unused(resident)
+        if resident.retired:
+            self._free_if_unused(resident)
 
     @contextmanager
     def _using(self, resident: Resident) -> Iterator[None]:

@@ -355,7 +355,7 @@ class Batcher:
                     for call, rows in zip(calls, encoded, strict=False):  # unequal only where _encode raised
                         self._enqueue(call, rows)
                     self._has_queued.notify()
-                    self._has_waiting.notify_all()
+                    self._wake_loaders()
                 self._tell(finished=[*dropped, *calls])
 
     def _load(self) -> None:
@@ -385,7 +385,7 @@ class Batcher:
                     waited = self._waiting.take(key) if not self._is_closed else []
                     self._after_load(waited, lender, error)
                     self._has_queued.notify()
-                    self._has_waiting.notify_all()
+                    self._wake_loaders()
                 self._tell(finished=[lender.submission, *(queued.submission for queued in waited)])
 
     def _work(self) -> None:
@@ -397,7 +397,7 @@ class Batcher:
                     return
                 batch, expired = self._take_batch()
                 self._batches += 1
-                self._has_waiting.notify_all()
+                self._wake_loaders()
             outcomes: Sequence[Outcome] = []
             try:
                 if batch:
@@ -414,6 +414,10 @@ class Batcher:
                 self._tell(finished=[*expired, *(queued.submission for queued in batch)])
 
     # ---- taking, under the lock ------------------------------------------------------------------------------------
+
+    def _wake_loaders(self) -> None:
+        if self._waiting.since is not None:  # nearly always there is nothing for them
+            self._has_waiting.notify_all()
 
     def _is_time_to_load(self) -> bool:
         since = self._waiting.since
