@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -252,12 +253,14 @@ def info() -> dict[str, Any]:
     """What one of the replicas says of itself. Raises whatever Ray does where none answers in time."""
 
     async def ask() -> dict[str, Any]:
-        # Made in here: with Ray's settings for throughput a handle works in the event loop that it was made in alone.
         handle: DeploymentHandle[Any] = serve.get_deployment_handle("Clf", app_name=CLF)
         found: dict[str, Any] = await asyncio.wait_for(handle.info.remote(), COLLECT_WITHIN_S)
         return found
 
-    return asyncio.run(ask())
+    # With Ray's settings for throughput a handle works in the event loop it was made in, and complains once that ends.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return asyncio.run_coroutine_threadsafe(ask(), loop).result()
 
 
 def _cause() -> str:
