@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import threading
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
@@ -322,10 +323,17 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
 
 
 def info() -> dict[str, Any]:
-    """What one of the replicas says of itself. Raises whatever Ray does where none answers."""
-    handle: DeploymentHandle[Any] = serve.get_deployment_handle("Clf", app_name=CLF)
-    found: dict[str, Any] = handle.info.remote().result(timeout_s=10)
-    return found
+    """What one of the replicas says of itself. Raises whatever Ray does where none answers in time."""
+
+    async def ask() -> dict[str, Any]:
+        handle: DeploymentHandle[Any] = serve.get_deployment_handle("Clf", app_name=CLF)
+        found: dict[str, Any] = await asyncio.wait_for(handle.info.remote(), COLLECT_WITHIN_S)
+        return found
+
+    # With Ray's settings for throughput a handle works in the event loop it was made in, and complains once that ends.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return asyncio.run_coroutine_threadsafe(ask(), loop).result()
 
 
 def _cause() -> str:
