@@ -20,6 +20,8 @@ INTRODUCTION = """\
 Unmodified, from PyPI and npm, against one running server of two replicas. The table is what `tests/e2e/test_clients.py`
 found; `python -m tests.clients_page` writes it. A base URL, a name, and what else a client needs are in the
 [README](../README.md).
+
+tritonclient and kserve add headers of their own to the dictionary in `headers=`: give each call a new one.
 """
 
 
