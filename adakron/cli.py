@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from adakron.errors import AdaKronError, DataError
 
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from adakron.training.records import About
 
 Verb = Callable[[argparse.Namespace], int]
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _TRAINING_EXTRA = {"datasets", "accelerate", "sklearn", "scipy"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Raises SystemExit(2) for wrong usage, SystemExit(0) for --help."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="adakron", description="AdaKron adapters: train, evaluate, inspect.")
-    add_commands(parser.add_subparsers(dest="verb", required=True, metavar="VERB"))
-    parsed = parser.parse_args(arguments)
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    adders = {"train": add_train, "eval": add_eval, "inspect": add_inspect}
+    # The flags of `train` come from a recipe, whose import takes seconds: only for those who ask for it, or for all.
+    for add in [adders[words[0]]] if words and words[0] in adders else adders.values():
+        add(subparsers)
+    parsed = parser.parse_args(words)
     return run(parsed.run, parsed)
 
 
@@ -52,10 +58,18 @@ def run(verb: Verb, parsed: argparse.Namespace) -> int:
         return 130
 
 
-def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add train, eval and inspect; each sets `run`, which takes the parsed arguments and returns an exit code."""
+def add_train(subparsers: Verbs) -> None:
+    """Add the verb; as each of these it sets `run`, which takes the parsed arguments and returns an exit code."""
     _add_train(subparsers.add_parser("train", help="train an adapter on labelled text", allow_abbrev=False))
+
+
+def add_eval(subparsers: Verbs) -> None:
+    """Add the verb."""
     _add_eval(subparsers.add_parser("eval", help="score an adapter on labelled text", allow_abbrev=False))
+
+
+def add_inspect(subparsers: Verbs) -> None:
+    """Add the verb."""
     inspect = subparsers.add_parser("inspect", help="say what an artefact is, or why it is none", allow_abbrev=False)
     inspect.add_argument("path", metavar="FILE|FOLDER")
     inspect.add_argument("--json", action="store_true", help="print JSON")

@@ -23,6 +23,7 @@ from server.access.cors import allow_origins
 from server.access.documents import with_access
 from server.access.gate import Gate, Needed, guard_routes, needs, scopes_of
 from server.disconnect import unless_gone
+from server.docs_page import add_docs
 from server.error_replies import install_error_handlers
 from server.errors import InvalidRequestError, NotReadyError, ServerError, quoted
 from server.guard import Guard
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 READY_WITHIN_S = 5.0
 
 # Of routes that the framework makes.
-FRAMEWORK_ROUTES = {"/openapi.json": Needed("read"), "/docs": Needed("read")}
+FRAMEWORK_ROUTES = {"/openapi.json": Needed("read"), "/docs": Needed("read"), "/docs/{file}": Needed("read")}
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -71,8 +72,8 @@ def make_app(
         title="AdaKron server",
         description="Text classification by thousands of AdaKron adapters on one frozen encoder.",
         version="1",
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         # FastAPI's own OpenTelemetry costs every request, and would put refused input into an operator's log pipeline.
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -81,6 +82,7 @@ def make_app(
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
     _merge_documents(app, admin_openapi)
+    add_docs(app)
     guard_routes(app, gate or Gate(), FRAMEWORK_ROUTES)
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES)

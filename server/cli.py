@@ -1,70 +1,116 @@
-"""The command `adakron`: `serve` here, verbs without a server from `adakron.cli`, others from `server.cli_*`.
+"""The command `adakron`: its verbs brought together, and one way to fail for all of them.
 
-Knows argparse; each verb's work is elsewhere and imported when it is asked for, so that --help is quick.
+    serve                                                         `server.cli_serve`
+    classify                                                      `server.cli_classify`
+    push list show activate rollback split rm export sync         `server.cli_adapters`
+    keys                                                          `server.cli_keys`
+    train eval inspect                                            `adakron.cli`, which needs no server
+    doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
+
+Each verb's work is elsewhere and imported when it is asked for, so that --help is quick. Exit codes are those of
+`server.cli_errors`.
 """
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any, get_args
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
+import typer
+import typer.main
 
-from adakron.cli import add_commands
-from server import cli_adapters, cli_keys
-from server.settings import ENV_PREFIX, Settings
+from server import cli_adapters, cli_bench, cli_classify, cli_doctor
+from server.cli_bench import PASSED_ON
+from server.cli_errors import INTERRUPTED, USAGE, CommandError, complain, explain
+
+# Verbs whose flags come from data, settings or a recipe, are argparse's: module, function that adds it, what it does.
+_ARGPARSE = {
+    "serve": ("server.cli_serve", "add_commands", "Serve adapters over HTTP."),
+    "train": ("adakron.cli", "add_train", "Train an adapter on labelled text."),
+    "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
+    "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
+    "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns its exit code; argparse exits with 2 where it does not understand."""
-    parser = argparse.ArgumentParser(
-        prog="adakron", description="AdaKron text classifiers: train, check, serve and manage them."
-    )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    serve = verbs.add_parser(
-        "serve",
-        help="serve adapters over HTTP",
-        description="Serve adapters over HTTP until Ctrl-C or SIGTERM.",
-        epilog=f"Every flag has a variable: --state-dir is {ENV_PREFIX}STATE_DIR. Flags win.",
-        argument_default=argparse.SUPPRESS,
-    )
-    for name, field in Settings.model_fields.items():
-        _add_flag(serve, name, field)
-    serve.set_defaults(run=_serve)
-    add_commands(verbs)
-    cli_adapters.add_commands(verbs)
-    cli_keys.add_commands(verbs)
-    options = parser.parse_args(arguments)
-    code: int = options.run(options)
-    return code
-
-
-def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
-    flag = f"--{name.replace('_', '-')}"
-    text = (field.description or "").replace("%", "%%")
-    if field.annotation is bool:
-        parser.add_argument(flag, dest=name, action="store_true", help=text)
-        return
-    if "default" not in text and field.default is not None:
-        text += f" (default: {field.default})"
-    options: dict[str, Any] = {"dest": name, "help": text, "metavar": name.rpartition("_")[2].upper()}
-    choices = get_args(field.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        options = {"dest": name, "help": text, "choices": choices}
-    parser.add_argument(flag, **options)
-
-
-def _serve(options: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    """Run one verb. Returns its exit code; whatever goes wrong is told in one line."""
+    words, is_debugging = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][0])
-        message = problem["msg"].removeprefix("Value error, ")
-        print(f"adakron: --{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()}): {message}", file=sys.stderr)
-        return 2
-    from server.launch import serve  # seconds of imports that --help need not wait for
+        code = typer.main.get_command(_app())(words, prog_name="adakron", standalone_mode=False)
+    except SystemExit as end:  # argparse, after --help
+        return end.code if isinstance(end.code, int) else 0
+    except typer.Abort:
+        return INTERRUPTED
+    except (Exception, KeyboardInterrupt) as error:
+        if is_debugging:
+            traceback.print_exc()
+        if hasattr(error, "format_message"):  # typer's own, which it has no public name for
+            return _explain_usage(error)
+        return explain(error)
+    return code if isinstance(code, int) else 0
 
-    return serve(settings)
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        help="AdaKron text classifiers: train, check, serve and manage them.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such adapter, 4 no server answers.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_common)
+    _mount(app, "serve")
+    cli_classify.add_commands(app)
+    cli_adapters.add_commands(app)
+    for verb in [verb for verb in _ARGPARSE if verb != "serve"]:
+        _mount(app, verb)
+    cli_doctor.add_commands(app)
+    cli_bench.add_commands(app)
+    return app
+
+
+def _mount(app: typer.Typer, verb: str) -> None:
+    module, function, text = _ARGPARSE[verb]
+
+    @app.command(verb, help=text, context_settings={**PASSED_ON, "help_option_names": []}, add_help_option=False)
+    def run(context: typer.Context) -> int:
+        parser = _Parser(prog="adakron")
+        getattr(import_module(module), function)(parser.add_subparsers(metavar="VERB", required=True))
+        options = parser.parse_args([verb, *context.args])
+        code: int = options.run(options)
+        return code
+
+
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="show where an error comes from; may stand anywhere")] = False,
+) -> None:
+    """Nothing to do: `main` has taken --debug out; here it is for --help."""
+
+
+def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+    """The words without --debug, and whether it was among them; behind `--` it is a text like any other."""
+    end = words.index("--") if "--" in words else len(words)
+    ours = [word for word in words[:end] if word != "--debug"]
+    return [*ours, *words[end:]], len(ours) < end
+
+
+def _explain_usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None and message == context.get_help():  # what it raises where no arguments are given
+        print(message, file=sys.stderr)
+    else:
+        path = "adakron" if context is None else context.command_path
+        complain(message.rstrip("."), f"`{path} --help` shows how")
+    return USAGE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains as every other verb does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(message, hint=f"`{self.prog} --help` shows how", code=USAGE)

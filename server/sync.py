@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from adakron.artefact import WEIGHTS_FILE
-from server.client import Client, ClientError, complaint_of
+from server.client import AdaKron, ClientError
+from server.client.replies import AdapterSummary, complaint_of
 from server.names import check_name
 
 # What one request carries: enough that commits and broadcasts are few, little enough to be done within its time.
@@ -46,7 +46,7 @@ def read_folder(folder: Path) -> dict[str, Path]:
     return {check_name(path.parent.relative_to(folder).as_posix()): path for path in sorted(found)}
 
 
-def make_plan(files: Mapping[str, Path], adapters: Iterator[dict[str, Any]]) -> Plan:
+def make_plan(files: Mapping[str, Path], adapters: Iterator[AdapterSummary]) -> Plan:
     """Compare files with what the server lists. Raises OSError."""
     served = {adapter["name"]: adapter for adapter in adapters}
     add, replace = [], []
@@ -59,13 +59,13 @@ def make_plan(files: Mapping[str, Path], adapters: Iterator[dict[str, Any]]) -> 
     return Plan(tuple(add), tuple(replace), tuple(remove), len(files) - len(add) - len(replace))
 
 
-def apply_plan(plan: Plan, files: Mapping[str, Path], client: Client, *, prune: bool) -> Iterator[Outcome]:
+def apply_plan(plan: Plan, files: Mapping[str, Path], client: AdaKron, *, prune: bool) -> Iterator[Outcome]:
     """Do it, most in one request where many are sent; one outcome a name, as it comes. Raises ClientError, OSError."""
     waiting = sorted([*plan.add, *plan.replace])
     for _ in range(ROUNDS):
         untried: list[str] = []
         for batch in _batches(waiting, files):
-            for result in client.push_many(batch):
+            for result in client.put_many(batch)["results"]:
                 if result["status"] == 503:
                     untried.append(result["name"])
                 else:
@@ -78,7 +78,7 @@ def apply_plan(plan: Plan, files: Mapping[str, Path], client: Client, *, prune: 
         yield Outcome(name, "the server had no time for it; run sync again")
     for name in plan.remove if prune else ():
         try:
-            client.remove(name, None)
+            client.delete(name)
             yield Outcome(name, None)
         except ClientError as error:
             yield Outcome(name, str(error))

@@ -5,14 +5,17 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from server.client import AdaKron, Result
 from tests.e2e.cluster import PROJECT, Server, Signature, free_port
 
 Make = Callable[..., Signature]
@@ -95,6 +98,34 @@ def test_second_server_on_the_same_state_is_refused_in_one_line(server: Server) 
     assert done.stderr.count("\n") == 1
     assert "another server is using the state folder" in done.stderr
     assert server.classify("nobody").status_code == 404
+
+
+def test_client_notices_nothing_of_a_killed_replica(server: Server, make: Make) -> None:
+    mine = make(30)
+    is_over = threading.Event()
+
+    def texts() -> Iterator[str]:
+        while not is_over.is_set():
+            time.sleep(0.002)
+            yield "x"
+
+    with AdaKron(server.url) as client, ThreadPoolExecutor(1) as pool:
+        client.put("ops/client", mine.adapter.to_bytes())
+        outcomes = pool.submit(client.classify_many, texts(), "ops/client", concurrency=2)
+        try:
+            time.sleep(1)
+            victim = replica_pids(server)[0]
+            os.kill(victim, signal.SIGKILL)
+            deadline_s = time.monotonic() + 60
+            while victim in replica_pids(server) or len({server.info()["replica"] for _ in range(10)}) < 2:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.1)
+        finally:
+            is_over.set()
+        found = outcomes.result(60)
+    assert len(found) > 128
+    assert {(type(row), row.adapter) for row in found} == {(Result, "ops/client")}
+    assert all(isinstance(row, Result) and mine.made({"label": row.label, "score": row.score}) for row in found)
 
 
 def test_killed_replica_is_replaced_and_the_new_one_holds_everything(server: Server, make: Make) -> None:

@@ -1,9 +1,6 @@
 """The verbs that talk to a server, against the real admin application in this process: output, exit codes, retries."""
 
-import asyncio
 import json
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +8,22 @@ import httpx
 import pytest
 
 from adakron import Adapter
-from server import client as client_module
-from server.admin import make_admin_app
-from server.cli import main
+from server.client import AdaKron
+from tests.server.cli_runs import Run
 from tests.server.fakes import House, tiny_adapter, with_broken_tensor
+from tests.server.in_process import InProcess, Server, broken, status
 
 ONE, TWO, THREE = (tiny_adapter(seed) for seed in (1, 2, 3))
 
 
-class InProcess(httpx.BaseTransport):
-    """Requests of a synchronous client to an ASGI application on a loop in another thread; `first` may answer first."""
-
-    def __init__(self, app: Any) -> None:
-        self._transport = httpx.ASGITransport(app)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.requests: list[httpx.Request] = []
-        self.first: list[Callable[[httpx.Request], httpx.Response]] = []
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        if self.first:
-            return self.first.pop(0)(request)
-        return asyncio.run_coroutine_threadsafe(self._handle(request), self._loop).result(30)
-
-    async def _handle(self, request: httpx.Request) -> httpx.Response:
-        body = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
-        response = await self._transport.handle_async_request(body)
-        return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+@pytest.fixture
+def house(server: Server) -> House:
+    return server.house
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    (tmp_path / "house").mkdir()
-    with House.open(tmp_path / "house") as opened:
-        yield opened
-
-
-@pytest.fixture
-def wire(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcess]:
-    transport = InProcess(make_admin_app(house.registry))
-    real = httpx.Client
-
-    def connected(**options: Any) -> httpx.Client:
-        return real(**{**options, "transport": transport})
-
-    monkeypatch.setattr(client_module.httpx, "Client", connected)
-    monkeypatch.setattr(client_module.time, "sleep", lambda seconds: None)
-    yield transport
-    transport.stop()
+def wire(server: Server) -> InProcess:
+    return server.wire
 
 
 @pytest.fixture
@@ -73,21 +31,6 @@ def folder(tmp_path: Path) -> Path:
     ONE.write(tmp_path / "dir" / "one")
     TWO.write(tmp_path / "dir" / "acme" / "two")
     return tmp_path / "dir"
-
-
-@pytest.fixture
-def run(wire: InProcess, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """run("list") gives exit code, stdout, stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_push_of_a_folder_takes_its_name_and_says_what_is_active(run: Run, house: House, folder: Path) -> None:
@@ -111,8 +54,7 @@ def test_push_of_no_file_says_which(run: Run, tmp_path: Path) -> None:
     assert "nothing" in err
 
 
-def test_list_shows_every_page(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_PAGE", 1)
+def test_list_shows_every_adapter(run: Run, folder: Path) -> None:
     for name in ("b", "a", "c"):
         run("push", folder / "one", name)
     code, out, _ = run("list")
@@ -127,7 +69,7 @@ def test_show_has_versions_and_history(run: Run, folder: Path) -> None:
     out = run("show", "x")[1]
     assert "@1\tactive" in out
     assert "@2\tkept" in out
-    assert '"2": 10' in out
+    assert "split 90 % to @1, 10 % to @2; shadow @2" in out
     assert "split" in out.splitlines()[-3]
     assert json.loads(run("show", "x", "--json")[1])["version"] == 1
 
@@ -156,9 +98,9 @@ def test_split_says_the_shares(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("weight", ["1", "1=", "=1", "01=5", "1=1000", "a=5", "1=-5"])
-def test_malformed_weight_is_refused_by_the_command_line(run: Run, weight: str) -> None:
-    with pytest.raises(SystemExit):
-        run("split", "x", weight)
+def test_malformed_weight_is_wrong_usage(run: Run, weight: str) -> None:
+    code, _, err = run("split", "x", weight)
+    assert (code, err.count("\n")) == (2, 1)
 
 
 def test_rm_of_a_version_and_of_the_name(run: Run, house: House, folder: Path) -> None:
@@ -182,8 +124,21 @@ def test_export_writes_the_artefact_that_was_pushed(run: Run, folder: Path, tmp_
 @pytest.mark.parametrize("words", [("show", "x"), ("activate", "x", "1"), ("rm", "x"), ("export", "x", "out")])
 def test_unknown_adapter_is_said_in_one_line(run: Run, words: tuple[str, ...]) -> None:
     code, out, err = run(*words)
-    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert (code, out, err.count("\n")) == (3, "", 1)
     assert "ADAPTER_NOT_FOUND" in err
+
+
+def test_unknown_adapter_is_suggested_a_known_one(run: Run, folder: Path) -> None:
+    run("push", folder / "one", "tickets")
+    for words in (("show", "tikets"), ("rollback", "tikets"), ("rm", "tickts@1"), ("export", "tickes", "out")):
+        assert "did you mean 'tickets'?" in run(*words)[2]
+    assert "did you mean" not in run("show", "mood")[2]
+
+
+def test_unknown_version_is_not_found_and_a_malformed_name_is_wrong_usage(run: Run, folder: Path) -> None:
+    run("push", folder / "one", "x")
+    assert run("activate", "x", 7)[0] == 3
+    assert run("rm", "x@nothing")[0] == 2
 
 
 def test_sync_shows_first_and_changes_nothing(run: Run, house: House, folder: Path) -> None:
@@ -226,13 +181,13 @@ def test_sync_sends_again_what_there_was_no_time_for(
 ) -> None:
     waits = iter([-1.0, -1.0, 15.0, 15.0])
     monkeypatch.setattr("server.bulk.BEGIN_WITHIN_S", -1.0)
-    real = client_module.Client.push_many
+    real = AdaKron.put_many
 
-    def push_many(self: Any, artefacts: Any) -> Any:
+    def put_many(self: Any, artefacts: Any) -> Any:
         monkeypatch.setattr("server.bulk.BEGIN_WITHIN_S", next(waits))
         return real(self, artefacts)
 
-    monkeypatch.setattr(client_module.Client, "push_many", push_many)
+    monkeypatch.setattr(AdaKron, "put_many", put_many)
     assert run("sync", folder, "--apply")[1] == "2 changed, 0 unchanged, 0 failed\n"
 
 
@@ -248,34 +203,25 @@ def test_sync_of_many_goes_in_batches(
 
 def test_sync_of_a_folder_with_an_impossible_name_changes_nothing(run: Run, house: House, folder: Path) -> None:
     (folder / "one").rename(folder / "ONE")
-    assert run("sync", folder, "--apply")[0] == 1
+    assert run("sync", folder, "--apply")[0] == 2
     assert house.catalogue.generation() == 0
 
 
 def test_change_that_fails_on_its_way_is_sent_again_and_done_once(run: Run, wire: InProcess, folder: Path) -> None:
     def lost(request: httpx.Request) -> httpx.Response:
-        wire.handle_request(request)  # it was done, and nobody heard of it
+        wire.answer(request)  # it was done, and nobody heard of it
         raise httpx.ReadError("connection reset")
 
-    def away(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(503, headers={"retry-after": "1"})
-
-    def proxy(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500, headers={"content-type": "text/plain"})
-
-    wire.first = [away, proxy, lost]
+    wire.first = [status(503, **{"retry-after": "0"}), status(500), lost]
     assert run("push", folder / "one")[1].startswith("one@1 is active")
     changes = [request for request in wire.requests if request.method == "PUT"]
     assert len({request.headers["idempotency-key"] for request in changes}) == 1
 
 
 def test_no_server_is_said_in_one_line(run: Run, wire: InProcess) -> None:
-    def refuse(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
-
-    wire.first = [refuse] * 4
+    wire.first = [broken(httpx.ConnectError)] * 4
     code, _, err = run("list")
-    assert (code, "ADAKRON_URL" in err, err.count("\n")) == (1, True, 1)
+    assert (code, "ADAKRON_URL" in err, err.count("\n")) == (4, True, 1)
 
 
 def test_key_goes_into_the_header_and_nowhere_else(run: Run, wire: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,3 +232,60 @@ def test_key_goes_into_the_header_and_nowhere_else(run: Run, wire: InProcess, mo
     assert str(wire.requests[0].url) == "http://elsewhere:8001/v1/adapters?limit=200"
     run("list", "--url", "http://third:1")
     assert wire.requests[1].url.host == "third"
+
+
+def test_json_is_what_the_server_answered(run: Run, folder: Path, tmp_path: Path) -> None:
+    def answer(*words: object) -> dict[str, Any]:
+        code, out, _ = run(*words, "--json")
+        found: dict[str, Any] = json.loads(out)
+        assert code == 0
+        return found
+
+    assert answer("push", folder / "one", "x")["version"] == 1
+    assert answer("push", folder / "acme" / "two", "x", "--stage")["active"] is False
+    assert answer("activate", "x", 2)["version"] == 2
+    assert answer("rollback", "x")["version"] == 1
+    assert answer("split", "x", "1=75", "2=25")["weights"] == {"1": 75, "2": 25}
+    assert answer("export", "x@2", tmp_path / "out") == {
+        "name": "x",
+        "version": 2,
+        "sha256": TWO.sha256,
+        "folder": str(tmp_path / "out"),
+    }
+    assert answer("rm", "x")["versions"] == [1, 2]
+    assert answer("sync", folder)["add"] == ["acme/two", "one"]
+    assert answer("sync", folder, "--apply") == {"changed": 2, "unchanged": 0, "failed": {}}
+
+
+def test_list_on_a_terminal_is_a_table(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("push", folder / "one", "x")
+    monkeypatch.setattr("server.cli_adapters.is_watched", lambda: True)
+    out = run("list")[1]
+    assert out.splitlines()[0].split()[:2] == ["name", "version"]
+    assert "\t" not in out
+
+
+def test_names_are_completed_from_the_server(
+    run: Run, house: House, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("push", folder / "one", "tickets")
+    run("push", folder / "one", "mood")
+    monkeypatch.setenv("_ADAKRON_COMPLETE", "complete_bash")
+    for line, expected in (
+        ("adakron show ti", ["tickets"]),
+        ("adakron rollback ", ["mood", "tickets"]),
+        ("adakron classify -a m", ["mood"]),
+        ("adakron sh", ["show"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        assert run()[1].split() == expected, line
+
+
+def test_completion_without_a_server_offers_nothing(run: Run, wire: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.first = [broken(httpx.ConnectError)]
+    monkeypatch.setenv("_ADAKRON_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "adakron show t")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert run()[1].strip() == ""
+    assert wire.first == []

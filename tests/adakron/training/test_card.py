@@ -102,11 +102,11 @@ def test_the_command_shows_what_differs_and_what_matters_most() -> None:
 def test_the_command_s_flags_are_those_of_the_command_line() -> None:
     import argparse
 
-    from adakron.cli import add_commands
+    from adakron.cli import add_train
 
     recipe = Recipe("demo", train_splits=("train", "more"), metric="matthews", first_layer=2, encoder_dropout=0.0)
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers())
+    add_train(parser.add_subparsers())
     parsed = vars(parser.parse_args(command(recipe, "D", "O").split()[1:]))
     given = {key.removeprefix("recipe_"): value for key, value in parsed.items() if key.startswith("recipe_")}
     assert Recipe(**given) == recipe
