@@ -172,7 +172,7 @@ def _environment(root: Path, folder: Path) -> dict[str, str]:
 def _conditions() -> dict[str, object]:
     return {
         "cores": os.cpu_count(),
-        "machine": platform.platform(),
+        "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

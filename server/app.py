@@ -83,7 +83,6 @@ def make_app(
         version="1",
         docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         # FastAPI's own OpenTelemetry costs every request, and would put refused input into an operator's log pipeline.
         telemetry={"tracing": False, "metrics": False, "logs": False},

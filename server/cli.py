@@ -3,6 +3,7 @@
     serve                                                         `server.cli_serve`
     classify                                                      `server.cli_classify`
     push list show activate rollback split rm export sync         `server.cli_adapters`
+    keys                                                          `server.cli_keys`
     train eval inspect                                            `adakron.cli`, which needs no server
     keys create list revoke                                       `server.cli_keys`
     doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
@@ -30,6 +31,7 @@ _ARGPARSE = {
     "serve": ("server.cli_serve", "add_commands", "Serve adapters over HTTP."),
     "train": ("adakron.cli", "add_train", "Train an adapter on labelled text."),
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
+    "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
 }

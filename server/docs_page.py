@@ -50,17 +50,17 @@ def add_docs(app: FastAPI) -> None:
     async def page() -> Response:
         return Response(_PAGE, media_type="text/html", headers={"content-security-policy": _POLICY})
 
-    @app.get("/docs/{name}", include_in_schema=False)
+    @app.get("/docs/{file}", include_in_schema=False)
     @needs("read")
-    async def asset(request: Request, name: str) -> Response:
-        if name not in _ASSETS:
+    async def asset(request: Request, file: str) -> Response:
+        if file not in _ASSETS:
             raise RouteNotFoundError("no such file", hint="/docs is the page")
-        content, tag = _read(name)
+        content, tag = _read(file)
         # Asked for again every time, and sent again only after an update of the package.
         headers = {"etag": tag, "cache-control": "no-cache", "x-content-type-options": "nosniff"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers | {"content-type": _ASSETS[name]})
+        return Response(content, headers=headers | {"content-type": _ASSETS[file]})
 
 
 @cache

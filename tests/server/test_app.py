@@ -373,7 +373,7 @@ async def test_docs_are_served(bench: Bench) -> None:
 
 async def test_openapi_has_the_routes_of_both_applications(bench: Bench) -> None:
     document = (await bench.client.get("/openapi.json")).json()
-    hidden = {*FRAMEWORK_ROUTES, "/docs", "/docs/{name}"}
+    hidden = {*FRAMEWORK_ROUTES, "/docs", "/docs/{file}"}
     served = {path for _, path in scopes_of(bench.app, FRAMEWORK_ROUTES)} - hidden
     assert set(document["paths"]) == served | {"/v1/adapters"}
     assert served >= {path for _, path in ROUTES} | {"/classify", "/v2/models/{model}/infer"}
