@@ -4,13 +4,14 @@
     engine.add("sst2", "adapters/sst2")
     engine.classify([Row(adapter="sst2", text="a joy from start to end")])
 
-A row passes three steps, which a server runs in threads of its own: `lease` counts a user of the adapter, `encode`
-tokenises, `run` computes a batch. Everything that can be wrong with a row shows in `encode`. Knows nothing of HTTP,
-versions or time.
+A row passes four steps, which a server runs in threads of its own: `lease` counts a user of the adapter, `encode`
+tokenises, `pin` or else `fetch` brings the adapter to the device, `run` computes a batch. Everything that can be wrong
+with a row shows in `encode`. More adapters may be known than fit: see `residents.py`. Knows nothing of HTTP, versions
+or time.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,15 +23,22 @@ from torch import Tensor, nn
 
 from adakron.artefact import Adapter
 from adakron.backbone import DEFAULT, Backbone
-from adakron.bank import AdapterBank, BankView, Placement
+from adakron.bank import AdapterBank, BankView, PackedAdapter
 from adakron.classifier import classify, pool_packed, scores
 from adakron.config import AdapterConfig, Fingerprint
 from adakron.encoder import KernelChoice, make_encoder
-from adakron.errors import BackboneError, BaseMismatchError, GoldenMismatchError, NonFiniteError, UnknownAdapterError
+from adakron.errors import (
+    BackboneError,
+    BankFullError,
+    BaseMismatchError,
+    GoldenMismatchError,
+    NonFiniteError,
+    UnknownAdapterError,
+)
 from adakron.linear import make_linear
 from adakron.plan import make_plan
 from adakron.precision import Dtype, choose_dtype
-from adakron.residents import Lease, Resident, Residents
+from adakron.residents import LEAST_READ_COST_S, Departure, Lease, Residency, Residents, Source, Tier
 from adakron.rows import Result, Row, RowError
 from adakron.text import TextOrPair, tokenise
 
@@ -40,6 +48,7 @@ MAX_TEXT_CHARS = 20_000
 BATCH_TOKENS = 8192
 GOLDEN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 NO_EFFECT = 1e-2
+CPU_BUDGET_BYTES = 2**31
 PROBES = (
     "The delivery came two days late.",
     "I could not put this book down!",
@@ -106,6 +115,7 @@ class Engine:
         dtype: torch.dtype,
         device_budget_bytes: int | None = None,
         *,
+        host_budget_bytes: int = 0,
         batch_invariant: bool = False,
         kernels: KernelChoice = "auto",
     ) -> None:
@@ -133,8 +143,8 @@ class Engine:
             adapters=0,
             adapter_bytes=0,
         )
-        self._residents = Residents(self.bank)
-        self._encoder.prepare(BankView(self.bank))
+        self._residents = Residents(self.bank, self._pack, self._prepare, host_budget_bytes)
+        self._prepare()
         self._run_lock = threading.Lock()
 
     @classmethod
@@ -145,7 +155,8 @@ class Engine:
         device: Device = "auto",
         dtype: Dtype = "auto",
         threads: int | None = None,
-        device_budget_bytes: int | None = None,
+        device_budget_bytes: int | Literal["auto"] | None = None,
+        host_budget_bytes: int = 0,
         batch_invariant: bool = False,
         kernels: KernelChoice = "auto",
     ) -> "Engine":
@@ -154,7 +165,9 @@ class Engine:
         device   "auto": CUDA where there is one
         dtype    "auto": bfloat16 where the device is fast at it (CUDA; on a CPU, measured), else float32
         threads  torch's threads in this process; None leaves them alone
-        device_budget_bytes  bound for the adapters' memory; None for no bound
+        device_budget_bytes  bound for the adapters on the device; None for no bound; "auto": 2 GiB on a CPU, half of
+                             what is free on a GPU. What was announced and not added gives way to others there
+        host_budget_bytes    bound for copies in host memory of what the device has no room for
         batch_invariant      a row's logits are the same to the last bit whatever its batch-mates; slower
         kernels  "auto": the fastest that run here, compiled now if need be; "eager": plain torch
 
@@ -166,11 +179,13 @@ class Engine:
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise BackboneError("device: no CUDA device here", hint='use device "cpu" or "auto"')
         loaded = Backbone.load(backbone)
+        budget_bytes = _free_budget(chosen) if device_budget_bytes == "auto" else device_budget_bytes
         return cls(
             loaded,
             chosen,
             choose_dtype(dtype, chosen),
-            device_budget_bytes,
+            budget_bytes,
+            host_budget_bytes=host_budget_bytes,
             batch_invariant=batch_invariant,
             kernels=kernels,
         )
@@ -178,24 +193,38 @@ class Engine:
     def add(self, key: str, adapter: Adapter | str | Path) -> None:
         """Make an adapter, or the folder or file that holds one, answer to `key`; a former one is replaced at once.
 
-        Rows that hold a lease on the former one finish on it. Raises FormatError, ConfigError, BaseMismatchError,
-        BankFullError; the engine is then as before.
+        It is on the device when this returns, and stays there. Rows that hold a lease on the former one finish on it.
+        Raises FormatError, ConfigError, BaseMismatchError, BankFullError; the engine is then as before.
         """
         if not isinstance(adapter, Adapter):
             path = Path(adapter)
             adapter = Adapter.from_folder(path) if path.is_dir() else Adapter.from_file(path)
-        self._require_fit(adapter)
-        self._residents.put(key, adapter.config, self._place(adapter))
+        self._residents.put(key, adapter)
 
-    def remove(self, key: str) -> int:
-        """Forget `key`; its slots are zeroed once its last lease is back. Returns the bytes freed then.
+    def announce(self, key: str, source: Source) -> None:
+        """Let `key` mean what `source` reads, which happens when it is asked for, each time it is not in memory."""
+        self._residents.announce(key, source)
+
+    def offer(self, key: str, adapter: Adapter, read_cost_s: float = LEAST_READ_COST_S) -> Tier:
+        """An announced adapter that was just read, in `read_cost_s`: keep it where there is room without eviction.
+
+        Returns where it is then. Raises UnknownAdapterError, BaseMismatchError.
+        """
+        return self._residents.offer(key, adapter, read_cost_s)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Of those that are known, never evict these from the device; all others may be evicted again."""
+        self._residents.keep(keys)
+
+    def remove(self, key: str) -> Departure:
+        """Forget `key`; its slots are zeroed once its last lease is back: `.wait(s)` says what that freed.
 
         Raises UnknownAdapterError.
         """
         return self._residents.remove(key)
 
     def keys(self) -> tuple[str, ...]:
-        """What `add` made resident, oldest first."""
+        """What is known, oldest first."""
         return self._residents.keys()
 
     def __contains__(self, key: str) -> bool:
@@ -205,11 +234,55 @@ class Engine:
         """Count one more user of `key`, or of the bare backbone for None. Raises UnknownAdapterError."""
         return self._residents.lease(key)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the device has no free room left: another adapter there pushes one off."""
+        return self._residents.is_crowded
+
+    def read(self, lease: Lease) -> None:
+        """Get a leased adapter's configuration, where it was never read (`lease.is_read`): rows need it to be encoded.
+
+        Raises what its source raises, FormatError, ConfigError, BaseMismatchError.
+        """
+        self._residents.read(lease)
+
+    def pin(self, lease: Lease, rows: int = 1, *, again: bool = False) -> bool:
+        """Count rows on their way to `run`, if their adapter is on the device; its slots stay until they are unpinned.
+
+        again  the caller holds a pin on it
+        Returns False, and has counted nothing, where it is not there: `fetch` brings it.
+        """
+        return self._residents.pin(lease, rows, again=again)
+
+    def fetch(self, lease: Lease, *, wait: bool = True) -> None:
+        """Bring a leased adapter to the device and pin it for one row; others are evicted for it.
+
+        wait  for pins of others to end, where every slot is pinned
+
+        Raises what its source raises, FormatError, ConfigError, BaseMismatchError, BankFullError.
+        """
+        self._residents.fetch(lease, wait=wait)
+
+    def unpin(self, lease: Lease) -> None:
+        """A pinned row has been run, or never will be."""
+        self._residents.unpin(lease)
+
+    def tier(self, key: str) -> Tier | None:
+        """Where an adapter is; None if it is not known."""
+        return self._residents.tier(key)
+
+    def residency(self) -> Residency:
+        """What is where, and what happened so far."""
+        return self._residents.figures()
+
     def encode(self, rows: Sequence[Row], leases: Sequence[Lease]) -> list[EncodedRow | RowError]:
         """Check and tokenise rows; leases[i] is rows[i]'s. A row's faults are found here, as a RowError in its place.
 
-        Codes: INVALID_TEXT, BLANK_TEXT, TEXT_TOO_LARGE, MISSING_PAIR, UNEXPECTED_PAIR, TOO_LONG. Leases are kept.
+        Codes: INVALID_TEXT, BLANK_TEXT, TEXT_TOO_LARGE, MISSING_PAIR, UNEXPECTED_PAIR, TOO_LONG. Leases are kept; all
+        must be read.
         """
+        if not all(lease.is_read for lease in leases):
+            raise RuntimeError("rows can be encoded only for adapters that were read")
         answers: list[EncodedRow | RowError | None] = [
             self._from_ids(row, lease) if row.input_ids is not None else _fault(row, lease.config)
             for row, lease in zip(rows, leases, strict=True)
@@ -231,7 +304,7 @@ class Engine:
         return [answer for answer in answers if answer is not None]
 
     def run(self, rows: Sequence[EncodedRow]) -> list[Result | RowError]:
-        """Run rows of any mix of adapters as one batch; answers in the order of the rows.
+        """Run rows of any mix of adapters as one batch; answers in the order of the rows. All must be pinned.
 
         A row whose adapter gives NaN or infinity gets RowError ADAPTER_NUMERIC_ERROR; no other row is affected.
         """
@@ -242,9 +315,15 @@ class Engine:
         return [self._result(row, values, pooled[n]) for n, (row, values) in enumerate(zip(rows, logits, strict=True))]
 
     def classify(self, rows: Sequence[Row]) -> list[Result | RowError]:
-        """Answer all rows, in batches of at most 8,192 tokens. An unknown adapter is a RowError in its row's place."""
+        """Answer all rows, in batches of at most 8,192 tokens. An unknown adapter is a RowError in its row's place.
+
+        Raises what reading an announced adapter raises, and BankFullError where the device has no room for one.
+        """
         answers: list[Result | RowError | None] = [None] * len(rows)
         with self._leases(rows, answers) as leases:
+            for lease in leases:
+                if lease is not None and not lease.is_read:
+                    self.read(lease)
             known = [n for n in range(len(rows)) if leases[n] is not None]
             encoded = self.encode([rows[n] for n in known], [lease for lease in leases if lease is not None])
             ready: list[tuple[int, EncodedRow]] = []
@@ -253,9 +332,10 @@ class Engine:
                     answers[n] = row
                 else:
                     ready.append((n, row))
-            for batch in _cut(ready, BATCH_TOKENS):
-                for (n, _), answer in zip(batch, self.run([row for _, row in batch]), strict=True):
-                    answers[n] = answer
+            for tokens_fit in _cut(ready, BATCH_TOKENS):
+                for batch in self._pinned(tokens_fit):
+                    for (n, _), answer in zip(batch, self.run([row for _, row in batch]), strict=True):
+                        answers[n] = answer
         return [answer for answer in answers if answer is not None]
 
     def check(self, adapter: Adapter) -> Admission:
@@ -265,24 +345,25 @@ class Engine:
         1e-4 (float32) or 3e-2 (bfloat16) of max(1, max |logit|).
         Raises BaseMismatchError, NonFiniteError, GoldenMismatchError, BankFullError.
         """
-        self._require_fit(adapter)
-        with self._residents.lease_hidden(adapter.config, self._place(adapter)) as lease:
+        with self._residents.hidden(adapter) as lease:
             no_effect = self._probe(lease)
             self._check_examples(adapter, lease)
         return Admission(no_effect, len(adapter.expected))
-
-    @property
-    def leases(self) -> int:
-        """How many leases are held now; 0 when nothing runs."""
-        return self._residents.leases
 
     def info(self) -> EngineInfo:
         """What runs here, and how much of it."""
         return replace(self._facts, adapters=len(self._residents), adapter_bytes=self.bank.size_bytes)
 
-    def _forward(self, rows: Sequence[EncodedRow]) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        """Pooled vectors [B, D] float32 and logits [width] float32 of each row, in the order of the rows."""
-        placements = [row.lease.resident.placement for row in rows]
+    def _forward(
+        self, rows: Sequence[EncodedRow], *, without_sites: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray | None]]:
+        """Pooled vectors [B, D] float32 and logits [width] float32 of each row, in the order of the rows.
+
+        without_sites  leave the encoder's layers as they are: heads alone
+        """
+        view, placements = self._residents.view([row.lease for row in rows])
+        if without_sites:
+            placements = [None if one is None else replace(one, site_slot=0) for one in placements]
         plan = make_plan(
             [row.ids for row in rows],
             [row.type_ids for row in rows],
@@ -290,7 +371,6 @@ class Engine:
             pad_id=self._pad_id,
             share_layers=self._encoder.path == "packed",
         )
-        view = BankView(self.bank)
         hidden = self._encoder(plan, view)
         configs = [rows[n].lease.config for n in plan.order]
         pooled = pool_packed(
@@ -311,11 +391,40 @@ class Engine:
         vectors: np.ndarray = pooled.cpu()[original].numpy()
         return vectors, logits
 
-    def _place(self, adapter: Adapter) -> Placement:
-        """Into the bank, and everything compiled that its shape needs: no request waits for a compiler."""
-        placement = self.bank.add(adapter)
+    def _pack(self, adapter: Adapter) -> PackedAdapter:
+        self._require_fit(adapter)
+        return self.bank.pack(adapter)
+
+    def _prepare(self) -> None:
+        """Compile everything that the shelves as they are need: no request waits for a compiler."""
         self._encoder.prepare(BankView(self.bank))
-        return placement
+
+    def _pinned(self, rows: list[tuple[int, EncodedRow]]) -> Iterator[list[tuple[int, EncodedRow]]]:
+        """The rows in batches whose adapters are on the device together, pinned while the batch is out.
+
+        What is there already is pinned first, so that no row evicts what a later one needs.
+        """
+        while rows:
+            pinned: list[tuple[int, EncodedRow]] = []
+            missing: list[tuple[int, EncodedRow]] = []
+            later: list[tuple[int, EncodedRow]] = []
+            try:
+                for item in rows:
+                    (pinned if self.pin(item[1].lease) else missing).append(item)
+                for item in missing:
+                    try:
+                        self.fetch(item[1].lease, wait=not pinned)
+                    except BankFullError:
+                        if not pinned:
+                            raise
+                        later.append(item)
+                    else:
+                        pinned.append(item)
+                yield pinned
+            finally:
+                for _, row in pinned:
+                    self.unpin(row.lease)
+            rows = later
 
     def _make_pooler(self, pooler: nn.Module, invariant: bool) -> Callable[[Tensor], Tensor]:
         """The checkpoint's dense map and tanh, [B, D] -> [B, D]."""
@@ -341,16 +450,14 @@ class Engine:
 
     def _probe(self, lease: Lease) -> bool:
         """Finite logits on the probe texts, or NonFiniteError; whether the adapter leaves the pooled vectors alone."""
-        config, placement = lease.config, lease.resident.placement
+        config = lease.config
         assert config is not None
-        assert placement is not None
         pair = PROBES[0] if config.takes_pair else None
         rows = [Row(text=text, text_pair=pair) for text in PROBES]
         encoded = [row for row in self.encode(rows, [lease] * len(rows)) if isinstance(row, EncodedRow)]
         with self._run_lock, torch.inference_mode():
             pooled, logits = self._forward(encoded)
-            identity = Lease(self._residents, Resident(None, config, replace(placement, site_slot=0)))
-            untouched, _ = self._forward([replace(row, lease=identity) for row in encoded])
+            untouched, _ = self._forward(encoded, without_sites=True)
         for values in logits:
             if values is None or not np.isfinite(values).all():
                 raise NonFiniteError("the adapter gives NaN or infinity for plain texts", hint="retrain the adapter")
@@ -414,6 +521,14 @@ class Engine:
             for lease in leases:
                 if lease is not None:
                     lease.release()
+
+
+def _free_budget(device: torch.device) -> int:
+    """Bytes for adapters where nobody set any; batches need the other half of a GPU."""
+    if device.type == "cuda":
+        free_bytes: int = torch.cuda.mem_get_info(device)[0]
+        return free_bytes // 2
+    return CPU_BUDGET_BYTES
 
 
 def _array(values: Sequence[int]) -> np.ndarray:

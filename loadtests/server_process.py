@@ -41,18 +41,21 @@ def running_server(
     *,
     command: Sequence[str] = COMMAND,
     settings: Mapping[str, object] = NO_SETTINGS,
+    state_dir: Path | None = None,
     ready_within_s: float = READY_WITHIN_S,
     stop_within_s: float = STOP_WITHIN_S,
 ) -> Iterator[RunningServer]:
-    """Start a server on a new state folder, yield it once it is ready, and stop it by its pid.
+    """Start a server, yield it once it is ready, and stop it by its pid.
 
+    state_dir  its folder, which stays; without one, a new one that does not
     What it prints goes to `log`. Raises ServerFailedError.
     """
-    with tempfile.TemporaryDirectory(prefix="adakron-load-") as state_dir:
-        process, url = launch(log, replicas=replicas, state_dir=Path(state_dir), command=command, settings=settings)
+    with tempfile.TemporaryDirectory(prefix="adakron-load-") as new_dir:
+        folder = state_dir or Path(new_dir)
+        process, url = launch(log, replicas=replicas, state_dir=folder, command=command, settings=settings)
         try:
             wait_until_ready(process, url, log, ready_within_s)
-            yield RunningServer(url, process.pid, Path(state_dir))
+            yield RunningServer(url, process.pid, folder)
         finally:
             stop(process, log, stop_within_s)
 
@@ -91,6 +94,22 @@ def launch(
             start_new_session=True,
         )
     return process, f"http://127.0.0.1:{port}"
+
+
+def make_key(state_dir: Path, *scopes: str) -> str:
+    """A new key with these scopes for the server of a state folder, as the command line makes it.
+
+    Raises subprocess.CalledProcessError.
+    """
+    arguments = ["-c", "from server.cli import main; raise SystemExit(main())", "keys", "create", "--state-dir"]
+    made = subprocess.run(
+        [sys.executable, *arguments, str(state_dir), "--scopes", *scopes],
+        cwd=PROJECT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return made.stdout.strip()
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, within_s: float) -> None:

@@ -8,6 +8,7 @@ A name has one or two segments. An adapter's ETag is the generation of its last 
 it. Knows nothing of Ray, files or tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Self
 
@@ -21,6 +22,10 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import admin_documents, errors
+from server.access.caller import check_own_name, current_caller
+from server.access.cors import allow_origins
+from server.access.documents import with_access
+from server.access.gate import Gate, guard_routes, needs, scopes_of
 from server.blobs import MAX_BLOB_BYTES
 from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item
 from server.error_replies import as_server_error, error_object, install_error_handlers, request_id_of
@@ -131,18 +136,25 @@ class _FullPaths:
         await self._app(scope, receive, send)
 
 
-def make_admin_app(registry: Registry) -> FastAPI:
-    """The complete ASGI application over `registry`."""
+def make_admin_app(registry: Registry, gate: Gate | None = None, cors: Sequence[str] = ()) -> FastAPI:
+    """The complete ASGI application over `registry`.
+
+    gate  who may do what; without one, everybody everything
+    cors  origins of web pages that may call
+    """
     app = _app_of(registry)
+    guard_routes(app, gate or Gate())
     install_error_handlers(app)
     app.add_middleware(_FullPaths)
     app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES, exceptions={f"{PREFIX}/bulk": MAX_BULK_BYTES})
+    allow_origins(app, cors)
     return app
 
 
 def admin_openapi() -> dict[str, Any]:
     """The OpenAPI document of these routes, for the data plane's /openapi.json to merge."""
-    return _app_of(None).openapi()
+    app = _app_of(None)
+    return with_access(app.openapi(), scopes_of(app))
 
 
 def _app_of(registry: Registry | None) -> FastAPI:
@@ -155,31 +167,34 @@ def _app_of(registry: Registry | None) -> FastAPI:
 
 def _add_routes(app: FastAPI) -> None:
     @app.get(PREFIX, summary="List adapters", responses=admin_documents.LIST)
+    @needs("read")
     async def list_adapters(request: Request, query: Annotated[PageQuery, Query()]) -> JSONResponse:
         """A page of the adapters, by name.
 
         Statuses: 200; 422 limit or cursor; 503 the catalogue cannot be read.
         """
         after = "" if query.cursor is None else check_name(query.cursor, param="cursor")
-        page, following = await _registry(request).page(query.limit, after)
+        page, following = await _registry(request).page(query.limit, after, current_caller().prefix or "")
         return JSONResponse({"adapters": [_summary(adapter) for adapter in page], "next": following})
 
     @app.get(PREFIX + "/{name:path}/versions/{version}", summary="Fetch an artefact", responses=admin_documents.FETCH)
+    @needs("read")
     async def fetch_version(request: Request, name: Name, version: Version) -> Response:
         """Answer with the safetensors file of one version, the very bytes that were registered.
 
         Statuses: 200; 404; 422; 503 the file is damaged or cannot be read.
         """
-        sha256, data = await _registry(request).fetch(check_name(name, param="name"), version)
+        sha256, data = await _registry(request).fetch(_known_name(name), version)
         return Response(data, headers={"etag": f'"{sha256}"'}, media_type="application/octet-stream")
 
     @app.get(PREFIX + "/{name:path}", summary="Show one adapter", responses=admin_documents.GET)
+    @needs("read")
     async def get_adapter(request: Request, name: Name) -> JSONResponse:
         """One adapter with its versions, its configuration, and which replicas hold it.
 
         Statuses: 200 with ETag; 404; 422 malformed name; 503.
         """
-        adapter = await _registry(request).get(check_name(name, param="name"))
+        adapter = await _registry(request).get(_known_name(name))
         return JSONResponse(_description(adapter), headers=_etag(adapter.entry.generation))
 
     @app.post(
@@ -188,6 +203,7 @@ def _add_routes(app: FastAPI) -> None:
         responses=admin_documents.BULK,
         openapi_extra=admin_documents.BULK_BODY,
     )
+    @needs("admin")
     async def put_many(request: Request, query: Annotated[PutQuery, Query()]) -> JSONResponse:
         """Register up to 1000 safetensors files, each a part of multipart/form-data under the name of its adapter.
 
@@ -209,6 +225,7 @@ def _add_routes(app: FastAPI) -> None:
         responses=admin_documents.SPLIT,
         openapi_extra=_SPLIT_BODY,
     )
+    @needs("admin")
     async def split_versions(
         request: Request, name: Name, if_match: IfMatch = None, key: OnceKey = None
     ) -> JSONResponse:
@@ -218,7 +235,7 @@ def _add_routes(app: FastAPI) -> None:
         Statuses: 200; 202 not every replica has followed yet; 400; 404; 409 without weights and nothing is active;
         412; 415; 422; 503.
         """
-        check_name(name, param="name")
+        _known_name(name)
         try:
             body = SplitRequest.model_validate(await read_json(request))
         except ValidationError as error:
@@ -240,6 +257,7 @@ def _add_routes(app: FastAPI) -> None:
         responses=admin_documents.PUT,
         openapi_extra=admin_documents.FILE_BODY,
     )
+    @needs("admin")
     async def put_adapter(
         request: Request,
         name: Name,
@@ -254,7 +272,7 @@ def _add_routes(app: FastAPI) -> None:
         will; 400 the body ended early; 409 made for another backbone; 412; 413 over 64 MiB; 415; 422 file refused;
         503; 507 no space.
         """
-        check_name(name, param="name")
+        check_own_name(name)
         _check_upload_headers(request)
         try:
             result = await _registry(request).put(
@@ -271,6 +289,7 @@ def _add_routes(app: FastAPI) -> None:
         return JSONResponse(_put_reply(name, result), status, _etag(result.change.generation))
 
     @app.delete(PREFIX + "/{name:path}", summary="Delete an adapter or one version", responses=admin_documents.DELETE)
+    @needs("admin")
     async def delete_adapter(
         request: Request,
         name: Name,
@@ -284,7 +303,7 @@ def _add_routes(app: FastAPI) -> None:
         422; 503.
         """
         result = await _registry(request).delete(
-            check_name(name, param="name"),
+            _known_name(name),
             query.version,
             if_match=_precondition(if_match),
             origin=_origin(request),
@@ -298,6 +317,7 @@ def _add_routes(app: FastAPI) -> None:
         responses=admin_documents.ACTIVATE,
         openapi_extra=_ACTIVATE_BODY,
     )
+    @needs("admin")
     async def activate_version(
         request: Request, name: Name, if_match: IfMatch = None, key: OnceKey = None
     ) -> JSONResponse:
@@ -305,7 +325,7 @@ def _add_routes(app: FastAPI) -> None:
 
         Statuses: 200; 202 not every replica has followed yet; 400; 404; 412; 415; 422; 503.
         """
-        check_name(name, param="name")
+        _known_name(name)
         try:
             body = ActivateRequest.model_validate(await read_json(request))
         except ValidationError as error:
@@ -324,6 +344,14 @@ def _add_routes(app: FastAPI) -> None:
 def _registry(request: Request) -> Registry:
     registry: Registry = request.app.state.registry
     return registry
+
+
+def _known_name(name: str) -> str:
+    """The name of an adapter that exists for the caller, if it does at all. Raises InvalidRequestError (422)."""
+    check_name(name, param="name")
+    if not current_caller().sees(name):
+        raise errors.unknown_adapter(name)
+    return name
 
 
 def _check_upload_headers(request: Request) -> None:
@@ -347,11 +375,16 @@ def _precondition(if_match: str | None) -> Precondition:
 
 def _origin(request: Request) -> Origin:
     source = None if request.client is None else request.client.host[:64]
-    return Origin(source=source, request_id=request_id_of(request.scope))
+    return Origin(current_caller().key_id, source, request_id_of(request.scope))
 
 
 def _once(key: str | None, *asked: str | None) -> Once | None:
-    return None if key is None else Once(key, request_hash(*(str(part) for part in asked)))
+    if key is None:
+        return None
+    owner = current_caller().key_id
+    # What clients call their requests is their own: the same text of another API key is another request.
+    own_key = key if owner is None else f"{owner}:{request_hash(key)}"
+    return Once(own_key, request_hash(*(str(part) for part in asked)))
 
 
 def _etag(generation: int) -> dict[str, str]:
@@ -373,7 +406,7 @@ def _summary(adapter: Shown) -> dict[str, Any]:
         "num_labels": config.num_labels if config else None,
         "labels": list(config.label_names[:LISTED_LABELS]) if config else [],
         "resident": list(adapter.resident[entry.active]) if entry.active is not None else [],
-        "tier": "device" if entry.active is not None and adapter.resident[entry.active] else "store",
+        "tier": adapter.tiers[entry.active] if entry.active is not None else "store",
         "requests": adapter.requests,
         "last_used_at": adapter.last_used_at,
         "split": None if entry.split is None else entry.split.to_dict(),
@@ -391,6 +424,7 @@ def _description(adapter: Shown) -> dict[str, Any]:
             "no_effect": row.no_effect,
             "active": number == entry.active,
             "resident": list(adapter.resident[number]),
+            "tier": adapter.tiers[number],
         }
         for number, row in entry.versions.items()
     ]
@@ -472,7 +506,7 @@ def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
         "versions": list(result.versions),
         "freed_bytes": {
             "device": result.device_bytes,
-            "host": 0,  # adapters are held by the engine alone: between disk and device there is no copy to free
+            "host": result.host_bytes,
             "disk": result.freed.disk_bytes,
             "remote": result.freed.remote_bytes,
         },

@@ -14,8 +14,10 @@ from server.errors import (
     HeadersTooLargeError,
     InvalidRequestError,
     MalformedBodyError,
+    MalformedRequestError,
     NotReadyError,
     PreconditionFailedError,
+    RequestTimeoutError,
     ServerError,
     StorageFullError,
     StorageUnavailableError,
@@ -81,6 +83,8 @@ _ADAPTER = {
 }
 
 _EDGE: tuple[ServerError, ...] = (
+    RequestTimeoutError("the body came too slowly", hint="send it at once, or in smaller parts"),
+    MalformedRequestError("Host is not the name of one host"),
     BodyTooLargeError("the body has more than 67108864 bytes, the most that is read here"),
     UriTooLongError("path and query have 5000 bytes; at most 4096 are read"),
     UnsupportedMediaTypeError("a Content-Encoding is not read here", hint="send the body uncompressed"),

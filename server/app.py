@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,6 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server import examples, metrics, openapi
+from server.access.cors import allow_origins
+from server.access.documents import with_access
+from server.access.gate import Gate, Needed, guard_routes, needs, scopes_of
+from server.disconnect import unless_gone
 from server.error_replies import install_error_handlers
 from server.errors import InvalidRequestError, NotReadyError, ServerError, quoted
 from server.guard import Guard
@@ -36,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 READY_WITHIN_S = 5.0
 
+# Of routes that the framework makes.
+FRAMEWORK_ROUTES = {"/openapi.json": Needed("read"), "/docs": Needed("read")}
+
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 Info = Callable[[], Mapping[str, Any]]
@@ -48,6 +55,8 @@ def make_app(
     is_ready: Callable[[], Awaitable[bool]],
     collect_metrics: Callable[[], Awaitable[bytes]],
     admin_openapi: Callable[[], dict[str, Any]],
+    gate: Gate | None = None,
+    cors: Sequence[str] = (),
 ) -> FastAPI:
     """The ASGI application of one replica.
 
@@ -55,12 +64,15 @@ def make_app(
     is_ready         whether backbone and adapters really answered, just now or a moment ago
     collect_metrics  Prometheus' text of all replicas
     admin_openapi    the admin application's document, its paths absolute
+    gate             who may do what; without one, everybody everything
+    cors             origins of web pages that may call
     """
     app = FastAPI(
         title="AdaKron server",
         description="Text classification by thousands of AdaKron adapters on one frozen encoder.",
         version="1",
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         # FastAPI's own OpenTelemetry costs every request, and would put refused input into an operator's log pipeline.
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -69,8 +81,10 @@ def make_app(
     _add_info(app, info)
     _add_operations(app, service, is_ready, collect_metrics)
     _merge_documents(app, admin_openapi)
+    guard_routes(app, gate or Gate(), FRAMEWORK_ROUTES)
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES)
+    allow_origins(app, cors)
     app.add_middleware(metrics.RequestRecorder, metrics=service.metrics)
     return app
 
@@ -85,6 +99,7 @@ def _add_classify(app: FastAPI, service: Service) -> None:
         responses=examples.CLASSIFY,
         openapi_extra=examples.CLASSIFY_REQUEST,
     )
+    @needs("classify")
     async def classify(request: Request) -> Response:
         """Run texts through one adapter, several, or one named per text.
 
@@ -92,12 +107,13 @@ def _add_classify(app: FastAPI, service: Service) -> None:
         whole call has the first one's status. `name@3` or `name@sha256:...` pins a version; calls with one X-Route-Key
         stay on one version of a split. The deadline is the header X-Timeout-S.
 
-        Statuses: 200, 400, 404, 413, 414, 415, 422, 429, 431, 503, 504.
+        Statuses: 200, 400, 401, 403, 404, 408, 413, 414, 415, 422, 429, 431, 503, 504.
         """
         timeout_s = _timeout_s(request.headers.get("x-timeout-s"))
         parsed = parse_classify_request(await read_json(request))
         route_key = request.headers.get("x-route-key")
-        classified = await service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
+        work = service.classify(parsed, timeout_s=timeout_s, route_key=route_key)
+        classified = await unless_gone(request.receive, work)
         body = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
         return Response(body, headers=_headers(classified), media_type="application/json")
 
@@ -110,10 +126,11 @@ def _add_info(app: FastAPI, info: Info) -> None:
         response_model=None,
         responses=examples.INFO,
     )
+    @needs("read")
     async def get_info() -> JSONResponse:
         """Describe the backbone with its fingerprint, the limits, and this replica.
 
-        Statuses: 200, 400, 413, 414, 415, 431.
+        Statuses: 200, 400, 401, 403, 408, 413, 414, 415, 429, 431.
         """
         return JSONResponse(dict(info()))
 
@@ -132,7 +149,10 @@ def _add_operations(
         responses=examples.HEALTHZ,
     )
     async def healthz() -> JSONResponse:
-        """Answer as long as the event loop turns, whatever else is broken. Statuses: 200, 400, 413, 414, 415, 431."""
+        """Answer as long as the event loop turns, whatever else is broken.
+
+        Statuses: 200, 400, 408, 413, 414, 415, 431.
+        """
         return JSONResponse({"status": "ok"})
 
     @app.get(
@@ -145,7 +165,7 @@ def _add_operations(
     async def readyz() -> JSONResponse:
         """Answer 200 only where a row really went through backbone and adapters, just now or a moment ago.
 
-        Statuses: 200, 400, 413, 414, 415, 431, 503.
+        Statuses: 200, 400, 408, 413, 414, 415, 431, 503.
         """
         if not (service.ready() and await _answers(is_ready)):
             raise NotReadyError("backbone or adapters do not answer", hint="ask again after the time in Retry-After")
@@ -159,8 +179,9 @@ def _add_operations(
         responses=examples.METRICS,
         response_class=Response,
     )
+    @needs("read", whole=True)
     async def get_metrics() -> Response:
-        """Collect what every replica counted. Statuses: 200, 400, 413, 414, 415, 431, 503."""
+        """Collect what every replica counted. Statuses: 200, 400, 401, 403, 408, 413, 414, 415, 429, 431, 503."""
         return Response(await collect_metrics(), headers={"content-type": metrics.CONTENT_TYPE})
 
 
@@ -171,7 +192,8 @@ def _merge_documents(app: FastAPI, admin_openapi: Callable[[], dict[str, Any]]) 
     def whole() -> dict[str, Any]:
         if not document:
             bodies = openapi.schemas_of(OneAdapterRequest, ManyAdaptersRequest, ItemsRequest)
-            document.update(openapi.merged(own(), admin_openapi(), bodies))
+            with_scopes = with_access(own(), scopes_of(app, FRAMEWORK_ROUTES))
+            document.update(openapi.merged(with_scopes, admin_openapi(), bodies))
         return document
 
     # FastAPI's documented way to extend the document is to replace this method.

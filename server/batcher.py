@@ -1,10 +1,15 @@
-"""Rows of many calls, run in batches: admission, tokenizer thread, fair queue, worker thread.
+"""Rows of many calls, run in batches: admission, tokenizer thread, loader threads, fair queue, worker thread.
 
-    submit -> [arrived] -- tokenizer thread: all that has arrived, one encode --> [fair queue]
-                        -- worker thread: cut a batch by tokens, one run -------> the call's future
+    submit -> [arrived] -- tokenizer thread: all that has arrived, one encode ------> [fair queue]
+                           adapter not on the device --> [waiting] -- loader thread ------^
+              [fair queue] -- worker thread: cut a batch by tokens, one run --------> the call's future
 
-Nothing waits for a timer: the worker takes what is there as soon as it is free. Both threads take their work from
+Nothing waits for a timer: the worker takes what is there as soon as it is free. All threads take their work from
 under one lock, so the event loop is not on the way between two batches; it only hears of calls that are finished.
+
+A row in the fair queue holds a pin on its adapter's slots, and gives it back after its batch or when it is dropped. So
+whatever is queued can run, and loading needs nothing that waits for it. Where a load would push another adapter off
+the device, it waits while there is a batch to run without it: rows for one adapter gather, and one load serves them.
 
 Every row that is submitted ends in an outcome or its call ends in an error, whatever dies. A row whose text is bad
 never enters the queue. A call that nobody waits for any more is dropped before it runs, but its leases stay out until
@@ -23,23 +28,35 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from adakron import Result, Row, RowError
+from adakron.errors import AdaKronError, BankFullError
 from server.errors import DeadlineExceededError, EngineFailedError, NotReadyError, OverloadedError, ServerError
 from server.fair_queue import FairQueue
 from server.metrics import Metrics
+from server.waiting import WaitingForAdapters
 
 logger = logging.getLogger(__name__)
 
-Outcome = Result | RowError | EngineFailedError
+Outcome = Result | RowError | ServerError
+
+# Reads of several adapters overlap; a store that does not answer holds up as many before others wait behind them.
+LOADERS = 4
+# What a miss waits for more rows of its adapter at most, in batches that run meanwhile.
+LOAD_PATIENCE_BATCHES = 8
 
 # What one encode call takes at most, so that a call with a megabyte of text does not hold up all that arrives after it.
 MAX_ENCODE_CHARACTERS = 2**18
 
 
 class Lease(Protocol):
-    """One user of one adapter in the engine. Rows are queued in lanes by `key`; `release` may come from any thread."""
+    """One user of one adapter in the engine. Rows are queued in lanes by `key`; `release` may come from any thread.
+
+    Rows can be encoded once `is_read`.
+    """
 
     @property
     def key(self) -> str | None: ...
+    @property
+    def is_read(self) -> bool: ...
     def release(self) -> None: ...
 
 
@@ -57,8 +74,25 @@ class ClassifyEngine(Protocol):
         """Tokenise; one outcome a row, in order."""
         ...
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether bringing another adapter to the device pushes one off it."""
+        ...
+
+    def pin(self, lease: Any, rows: int = 1, *, again: bool = False) -> bool:
+        """Hold the slots of an adapter that is on the device for rows; False where it is not. Does not block."""
+        ...
+
+    def fetch(self, lease: Any) -> None:
+        """Bring an adapter to the device and pin it for one row; blocks. Raises where it cannot be had."""
+        ...
+
+    def unpin(self, lease: Any) -> None:
+        """Give a pin back. Does not block."""
+        ...
+
     def run(self, rows: Sequence[Any]) -> Sequence[Result | RowError]:
-        """One batch through the encoder; one outcome a row, in order. Called from one thread only."""
+        """One batch of pinned rows; one outcome a row, in order. Called from one thread only."""
         ...
 
 
@@ -195,6 +229,10 @@ class _Queued(NamedTuple):
     row: Encoded
     lane: str
 
+    @property
+    def lease(self) -> Lease:
+        return self.submission.leases[self.place]
+
 
 class Batcher:
     """See the module's text. `start`, `submit` and `stop` belong to one event loop."""
@@ -206,11 +244,14 @@ class Batcher:
         self._lock = threading.Lock()
         self._has_arrived = threading.Condition(self._lock)
         self._has_queued = threading.Condition(self._lock)
+        self._has_waiting = threading.Condition(self._lock)
         self._arrived: deque[Submission] = deque()
         self._queue: FairQueue[_Queued] = FairQueue()
+        self._waiting: WaitingForAdapters[_Queued] = WaitingForAdapters()
         self._live: set[Submission] = set()
         self._waiting_rows = 0
         self._waiting_tokens = 0
+        self._batches = 0
         self._refusal: ServerError | None = NotReadyError("the server is starting")
         self._is_closed = False
         self._threads: list[threading.Thread] = []
@@ -220,17 +261,18 @@ class Batcher:
         metrics.queue_rows.set_function(lambda: self._waiting_rows)
 
     def start(self) -> None:
-        """Start both threads, from the event loop that will submit."""
+        """Start the threads, from the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
         self._refusal = None
-        for name, work in (("tokenizer", self._tokenize), ("worker", self._work)):
+        loaders = [(f"loader-{number}", self._load) for number in range(LOADERS)]
+        for name, work in (("tokenizer", self._tokenize), ("worker", self._work), *loaders):
             thread = threading.Thread(target=self._until_closed, args=(work, name), name=f"adakron-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     @property
     def is_running(self) -> bool:
-        """Whether rows are taken and both threads are alive."""
+        """Whether rows are taken and all threads are alive."""
         return self._refusal is None and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, rows: Sequence[Row], leases: Sequence[Lease], *, deadline_s: float) -> Submission:
@@ -265,7 +307,7 @@ class Batcher:
             return submission.is_idle
 
     async def stop(self, *, grace_s: float) -> None:
-        """Refuse new calls, let those inside finish for `grace_s` seconds, fail the rest with NotReadyError; end both
+        """Refuse new calls, let those inside finish for `grace_s` seconds, fail the rest with NotReadyError; end the
         threads.
         """
         stopping = NotReadyError("the server is stopping", hint="try again: another replica will answer")
@@ -282,7 +324,7 @@ class Batcher:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 1.0)
 
-    # ---- the two threads -------------------------------------------------------------------------------------------
+    # ---- the threads -------------------------------------------------------------------------------------------
 
     def _until_closed(self, work: Callable[[], None], name: str) -> None:
         try:
@@ -311,7 +353,38 @@ class Batcher:
                     for call, rows in zip(calls, encoded, strict=False):  # unequal only where _encode raised
                         self._enqueue(call, rows)
                     self._has_queued.notify()
+                    self._has_waiting.notify_all()
                 self._tell(finished=[*dropped, *calls])
+
+    def _load(self) -> None:
+        while True:
+            with self._lock:
+                while not self._is_closed and not self._is_time_to_load():
+                    self._has_waiting.wait()
+                if self._is_closed:
+                    return
+                key, rows = self._waiting.next()
+                now_s = time.monotonic()
+                # One of those that are alive lends its lease: it cannot be released while a thread holds its row.
+                lender = next((queued for queued in rows if self._is_worth_running(queued.submission, now_s)), None)
+                if lender is None:
+                    self._metrics.cancelled_rows.inc(len(self._waiting.take(key)))
+                else:
+                    lender.submission.held_by_threads += 1
+            if lender is None:
+                self._tell(finished=[queued.submission for queued in rows])
+                continue
+            error: ServerError | None = EngineFailedError("the adapter's loader has stopped")
+            try:
+                error = self._fetch(lender)
+            finally:
+                with self._lock:
+                    lender.submission.held_by_threads -= 1
+                    waited = self._waiting.take(key) if not self._is_closed else []
+                    self._after_load(waited, lender, error)
+                    self._has_queued.notify()
+                    self._has_waiting.notify_all()
+                self._tell(finished=[lender.submission, *(queued.submission for queued in waited)])
 
     def _work(self) -> None:
         while True:
@@ -321,6 +394,8 @@ class Batcher:
                 if self._is_closed:
                     return
                 batch, expired = self._take_batch()
+                self._batches += 1
+                self._has_waiting.notify_all()
             outcomes: Sequence[Outcome] = []
             try:
                 if batch:
@@ -329,6 +404,7 @@ class Batcher:
                 with self._lock:
                     finished_s = time.monotonic()
                     for queued in batch:
+                        self._engine.unpin(queued.lease)
                         queued.submission.held_by_threads -= 1
                         queued.submission.finished_s = finished_s
                     for queued, outcome in zip(batch, outcomes, strict=False):  # unequal only where _run raised
@@ -336,6 +412,14 @@ class Batcher:
                 self._tell(finished=[*expired, *(queued.submission for queued in batch)])
 
     # ---- taking, under the lock ------------------------------------------------------------------------------------
+
+    def _is_time_to_load(self) -> bool:
+        since = self._waiting.since
+        if since is None:
+            return False
+        has_other_work = self._queue.cost >= self._limits.budget_tokens
+        is_patient = self._batches - since < LOAD_PATIENCE_BATCHES
+        return not (has_other_work and is_patient and self._engine.is_crowded)
 
     def _take_arrived(self) -> tuple[list[Submission], list[Submission]]:
         """Calls to encode together, and calls that died on the way here."""
@@ -363,6 +447,7 @@ class Batcher:
                 return True
             expired.append(queued.submission)
             self._metrics.cancelled_rows.inc()
+            self._engine.unpin(queued.lease)
             return False
 
         batch = self._queue.take(self._limits.budget_tokens, is_alive)
@@ -396,10 +481,42 @@ class Batcher:
                 call.settle(index, row)
         self._wait_for(call, rows=len(good) - len(rows), tokens=tokens)
         for index, row in good:
-            lane = call.leases[index].key or ""
-            self._queue.push(lane, _Queued(call, index, row, lane), row.n_tokens)
+            queued = _Queued(call, index, row, call.leases[index].key or "")
+            if self._engine.pin(queued.lease):
+                self._queue.push(queued.lane, queued, row.n_tokens)
+            else:
+                self._waiting.add(queued.lane, queued, self._batches)
+
+    def _after_load(self, waited: list[_Queued], lender: _Queued, error: ServerError | None) -> None:
+        """Queue the rows that waited for an adapter, or give them the error; the lender's pin is there already."""
+        is_lent = error is None
+        for queued in waited:
+            call = queued.submission
+            if not call.is_alive:
+                self._metrics.cancelled_rows.inc()
+            elif error is not None:
+                call.settle(queued.place, error)
+                self._wait_for(call, rows=-1, tokens=-queued.row.n_tokens)
+            elif queued is lender or self._engine.pin(queued.lease, again=True):
+                is_lent = is_lent and queued is not lender
+                self._queue.push(queued.lane, queued, queued.row.n_tokens)
+            else:  # the same content, announced anew after a delete: another adapter to the engine
+                self._waiting.add(queued.lane, queued, self._batches)
+        if is_lent:  # its call was given up meanwhile
+            self._engine.unpin(lender.lease)
 
     # ---- engine calls, outside the lock ----------------------------------------------------------------------------
+
+    def _fetch(self, queued: _Queued) -> ServerError | None:
+        """Bring the adapter of a row to the device, or say why it cannot be had."""
+        began_s = time.perf_counter()
+        try:
+            self._engine.fetch(queued.lease)
+        except Exception as error:  # a loader may raise anything, and it is this adapter's trouble alone
+            logger.warning("adapter %.12s cannot be loaded: %s", queued.lane, type(error).__name__)
+            return unavailable(error)
+        self._metrics.load_s.observe(time.perf_counter() - began_s)
+        return None
 
     def _encode(self, calls: list[Submission]) -> list[Sequence[Encoded | RowError] | EngineFailedError]:
         """Encode all rows at once; if that raises, each call's once more alone: one call's fault stays its own."""
@@ -483,9 +600,12 @@ class Batcher:
             for call in calls:
                 self._fail(call, _again(error))
             self._arrived.clear()
-            self._queue = FairQueue()
+            for queued in self._queue.drain():
+                self._engine.unpin(queued.lease)
+            self._waiting.clear()
             self._has_arrived.notify_all()
             self._has_queued.notify_all()
+            self._has_waiting.notify_all()
         self._tell(finished=calls)
 
     def _tell(self, finished: Iterable[Submission]) -> None:
@@ -522,6 +642,25 @@ def _checked(outcomes: Sequence[Any], expected: int, what: str) -> Sequence[Any]
     if len(outcomes) != expected:
         raise EngineFailedError(f"the engine returned {len(outcomes)} {what} for {expected} rows")
     return outcomes
+
+
+def unavailable(error: Exception) -> ServerError:
+    """What a row is told whose adapter cannot be loaded."""
+    if isinstance(error, ServerError):
+        return error
+    if isinstance(error, BankFullError):
+        return NotReadyError(
+            f"there is no room for the adapter: {error}",
+            hint="an operator can raise ADAKRON_DEVICE_BUDGET_BYTES or pin fewer adapters",
+            retry_after_s=5,
+        )
+    # Only errors of our own are known to hold no path and no content.
+    reason = str(error)[:300] if isinstance(error, AdaKronError) else type(error).__name__
+    return NotReadyError(
+        f"the adapter cannot be loaded: {reason}",
+        hint="activate another version, or upload this one again",
+        retry_after_s=2,
+    )
 
 
 def _again(error: ServerError) -> ServerError:

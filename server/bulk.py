@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from adakron.errors import AdaKronError
+from server.access.caller import check_own_name
 from server.blobs import StagedBlob
 from server.errors import NotReadyError, ServerError
 from server.multipart import PartBegan, PartEnded, PartEvent
-from server.names import check_name
 from server.records import Change, Origin
 from server.registry import Candidate, Registry
 
@@ -96,7 +96,7 @@ class Bulk:
             self._outcomes[-1] = _untried()
             return None
         try:
-            check_name(name, param="name")
+            check_own_name(name)
             return await self._registry.stage()
         except ServerError as error:
             self._outcomes[-1] = error

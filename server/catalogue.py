@@ -1,27 +1,30 @@
 """Which adapters exist: names, versions, which version is active, and one generation counter over all of it.
 
 Every change is one transaction: the rows, the counter, a line in the log of changes, and the key of a request that may
-be repeated. All SQL of the server is here, its tables in `server.tables`. Knows nothing of HTTP, files of weights, or
+be repeated. All SQL about adapters is here, its tables in `server.tables`. Knows nothing of HTTP, files of weights, or
 the engine.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, func, select, true, tuple_
 
 from server.database import Database
 from server.errors import (
-    AdapterNotFoundError,
     ConflictError,
     PreconditionFailedError,
+    QuotaExceededError,
     StorageUnavailableError,
     VersionNotFoundError,
+    unknown_adapter,
 )
 from server.records import (
+    UNLIMITED,
     Addition,
     Change,
     Changes,
@@ -32,6 +35,7 @@ from server.records import (
     Origin,
     Outcome,
     Precondition,
+    Quota,
     Removal,
     Snapshot,
     SplitChange,
@@ -44,6 +48,7 @@ from server.tables import adapters, events, idempotency, meta, versions
 
 # After a day nobody repeats a request.
 REPEATABLE_FOR_S = 24 * 3600
+HEAT_HALF_LIFE_S = 24 * 3600
 _NOBODY = Origin()
 _IS_KEPT = versions.c.state == "kept"
 
@@ -60,9 +65,17 @@ class Catalogue:
     outcome it had. They raise ConflictError where its key came with another request.
     """
 
-    def __init__(self, url: str, *, is_writer: bool) -> None:
-        """Open; a writer makes or migrates the tables."""
+    def __init__(
+        self, url: str, *, is_writer: bool, quota: Quota = UNLIMITED, keep_versions: int | None = None
+    ) -> None:
+        """Open; a writer makes or migrates the tables.
+
+        quota          what each tenant may keep
+        keep_versions  how many a name keeps beside those that answer; None for all
+        """
         self._database = Database(url, is_writer=is_writer)
+        self._quota = quota
+        self._keep_versions = keep_versions
         self.is_shared = self._database.is_shared
 
     def close(self) -> None:
@@ -86,10 +99,31 @@ class Catalogue:
             where = adapters.c.changed_generation > generation
             return Changes(_read_generation(connection), MappingProxyType(_read_entries(connection, where)))
 
-    def page(self, limit: int, after: str = "") -> list[Listed]:
-        """Up to `limit` names in order, beginning behind `after`."""
+    def note_uses(self, uses: Mapping[str, int]) -> None:
+        """Count calls by name; names that are not kept are passed over. No generation, and no line in the log."""
+        now_s = int(time.time())
+        with self._database.write() as connection:
+            known = connection.execute(
+                select(adapters.c.name, adapters.c.heat, adapters.c.heat_at_s).where(adapters.c.name.in_(uses))
+            ).all()
+            for row in known:
+                heat = _heat_now(row.heat, row.heat_at_s, now_s) + uses[row.name]
+                values = {"heat": heat, "heat_at_s": now_s}
+                connection.execute(adapters.update().where(adapters.c.name == row.name).values(**values))
+
+    def hottest(self) -> list[str]:
+        """The names that were called, those called most and most recently first."""
+        now_s = int(time.time())
         with self._database.read() as connection:
-            query = select(adapters.c.name).where(adapters.c.name > after, adapters.c.deleted.is_(False))
+            query = select(adapters.c.name, adapters.c.heat, adapters.c.heat_at_s)
+            rows = connection.execute(query.where(adapters.c.heat > 0, adapters.c.deleted.is_(False))).all()
+        return [row.name for row in sorted(rows, key=lambda row: -_heat_now(row.heat, row.heat_at_s, now_s))]
+
+    def page(self, limit: int, after: str = "", prefix: str = "") -> list[Listed]:
+        """Up to `limit` names in order, those that begin with `prefix`, from behind `after` on."""
+        with self._database.read() as connection:
+            is_wanted = (adapters.c.name > after) & _begins_with(adapters.c.name, prefix)
+            query = select(adapters.c.name).where(is_wanted, adapters.c.deleted.is_(False))
             names = list(connection.scalars(query.order_by(adapters.c.name).limit(limit)))
             return _listed(connection, names)
 
@@ -153,12 +187,14 @@ class Catalogue:
         """Add a version, or find the kept one with the same content. Activating ends a split.
 
         is_stored  asked while no other writer can collect the content; if it says no, nothing is added
-        Raises PreconditionFailedError.
+        Raises PreconditionFailedError, QuotaExceededError.
         """
         addition = Addition(name, sha256, size_bytes, config, no_effect)
 
         def add(connection: Connection) -> Change:
-            return _add(connection, [addition], activate, if_match, is_stored, origin)[0]
+            [change] = _add(connection, [addition], activate, if_match, is_stored, origin, self._quota)
+            self._retire_old(connection, [change], [name], origin)
+            return change
 
         return self._write_once(once, add)
 
@@ -172,7 +208,9 @@ class Catalogue:
     ) -> list[Change]:
         """`add_version` for many at once, all or none, in their order; what changes has one generation."""
         with self._database.write() as connection:
-            return _add(connection, additions, activate, None, is_stored, origin)
+            changes = _add(connection, additions, activate, None, is_stored, origin, self._quota)
+            self._retire_old(connection, changes, [addition.name for addition in additions], origin)
+            return changes
 
     def activate(
         self,
@@ -302,6 +340,22 @@ class Catalogue:
             oldest_s = int(time.time()) - REPEATABLE_FOR_S
             return connection.execute(idempotency.delete().where(idempotency.c.created_s < oldest_s)).rowcount
 
+    def _retire_old(
+        self, connection: Connection, changes: Sequence[Change], names: Sequence[str], origin: Origin
+    ) -> None:
+        """Delete the oldest versions of names that got a new one; their bytes go when the store is tidied."""
+        if self._keep_versions is None:
+            return
+        for name in dict.fromkeys(name for name, change in zip(names, changes, strict=True) if change.is_new):
+            entry = _require_entry(connection, name, None)
+            answering = {entry.active, *(entry.split.versions() if entry.split is not None else ())}
+            spare = [number for number in entry.versions if number not in answering]
+            for number in spare[: -self._keep_versions]:
+                this = (versions.c.name == name) & (versions.c.version == number)
+                connection.execute(versions.update().where(this).values(state="deleted"))
+                _log(connection, origin, "retire", name, entry.generation, number, entry.versions[number].sha256,
+                     entry.active)  # fmt: skip
+
     def _write_once(self, once: Once | None, write: Callable[[Connection], O]) -> O:
         with self._database.write() as connection:
             if once is None:
@@ -323,6 +377,7 @@ def _add(
     if_match: Precondition,
     is_stored: Callable[[str], bool] | None,
     origin: Origin,
+    quota: Quota,
 ) -> list[Change]:
     generation = _read_generation(connection) + 1  # of what changes; the counter moves at the end, if anything did
     changes = []
@@ -340,6 +395,7 @@ def _add(
         version = next((number for number, row in kept.items() if row.sha256 == sha256), None)
         is_new = version is None
         if version is None:
+            _check_quota(connection, quota, addition, is_new_name=entry is None)
             version = 1 + (connection.scalar(select(func.max(versions.c.version)).filter_by(name=name)) or 0)
             row = {"sha256": sha256, "size_bytes": addition.size_bytes, "config": addition.config}
             row |= {"no_effect": addition.no_effect, "created_at": _now(), "state": "kept"}
@@ -355,6 +411,31 @@ def _add(
     if any(change.generation == generation for change in changes):
         _bump(connection)
     return changes
+
+
+def _heat_now(heat: float, heat_at_s: int, now_s: int) -> float:
+    # A clock that was set back must not make anything hotter.
+    return heat * math.exp2(-max(0, now_s - heat_at_s) / HEAT_HALF_LIFE_S)
+
+
+def _check_quota(connection: Connection, quota: Quota, addition: Addition, *, is_new_name: bool) -> None:
+    tenant, slash, _ = addition.name.partition("/")
+    if not slash or quota == UNLIMITED:
+        return
+    kept = _begins_with(versions.c.name, f"{tenant}/") & _IS_KEPT
+    columns = func.count(versions.c.name.distinct()), func.coalesce(func.sum(versions.c.size_bytes), 0)
+    names, size_bytes = connection.execute(select(*columns).where(kept)).one()
+    if quota.adapters is not None and is_new_name and names >= quota.adapters:
+        raise QuotaExceededError(
+            f"{tenant} has {names} adapters, and may have {quota.adapters}",
+            hint="delete one it no longer needs; ADAKRON_TENANT_ADAPTERS is the server's setting",
+        )
+    if quota.size_bytes is not None and size_bytes + addition.size_bytes > quota.size_bytes:
+        raise QuotaExceededError(
+            f"{tenant} keeps {size_bytes} bytes, and may keep {quota.size_bytes}; this artefact has "
+            f"{addition.size_bytes}",
+            hint="delete versions it no longer needs; ADAKRON_TENANT_BYTES is the server's setting",
+        )
 
 
 def _now() -> str:
@@ -403,6 +484,13 @@ def _bump(connection: Connection) -> int:
 def _is_referenced(connection: Connection, sha256: str) -> bool:
     query = select(versions.c.name).where(versions.c.sha256 == sha256, _IS_KEPT).limit(1)
     return connection.execute(query).first() is not None
+
+
+def _begins_with(column: Column[str], prefix: str) -> ColumnElement[bool]:
+    # A range, as an index has it and LIKE on SQLite has not; names are ASCII, so that there is a character after any.
+    if not prefix:
+        return true()
+    return (column >= prefix) & (column < prefix[:-1] + chr(ord(prefix[-1]) + 1))
 
 
 def _read_entries(connection: Connection, where: ColumnElement[bool]) -> dict[str, Entry | None]:
@@ -470,7 +558,7 @@ def _write_entry(
 def _require_entry(connection: Connection, name: str, if_match: Precondition) -> Entry:
     entry = _read_entry(connection, name)
     if entry is None:
-        raise AdapterNotFoundError(f"no adapter {name!r}", param="name")
+        raise unknown_adapter(name)
     _check_precondition(name, entry, if_match)
     return entry
 

@@ -1,4 +1,4 @@
-"""The command `adakron`: `serve` here, verbs without a server from `adakron.cli`, others from `server.cli_adapters`.
+"""The command `adakron`: `serve` here, verbs without a server from `adakron.cli`, others from `server.cli_*`.
 
 Knows argparse; each verb's work is elsewhere and imported when it is asked for, so that --help is quick.
 """
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from adakron.cli import add_commands
-from server import cli_adapters
+from server import cli_adapters, cli_keys
 from server.settings import ENV_PREFIX, Settings
 
 
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.set_defaults(run=_serve)
     add_commands(verbs)
     cli_adapters.add_commands(verbs)
+    cli_keys.add_commands(verbs)
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code

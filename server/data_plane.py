@@ -18,6 +18,10 @@ from starlette.types import ASGIApp
 import adakron
 from adakron import Engine, Result, Row
 from adakron.engine import Lease
+from server.access.caller import visible
+from server.access.gate import Gate
+from server.access.rates import RateLimits
+from server.access.ring import KeyRing
 from server.admin import admin_openapi
 from server.app import make_app
 from server.blobs import BlobStore
@@ -55,8 +59,11 @@ class DataPlane:
         self._probed_at_s = float("-inf")
         self._probe: asyncio.Task[bool] | None = None
         self.metrics = Metrics()
-        self.metrics.leases.set_function(lambda: engine.leases)
-        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id)
+        self.metrics.watch(engine.residency)
+        self.keys = KeyRing(settings.open_keys(), may_be_open=settings.is_loopback)
+        self.rates = RateLimits(settings.rate_limit_rows, redis_url=settings.redis_url)
+        self._cors = settings.cors
+        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned)
         self.service = Service(
             engine,
             self.replica,
@@ -67,7 +74,7 @@ class DataPlane:
 
     @classmethod
     def open(cls, settings: Settings, replica_id: str, threads: int) -> "DataPlane":
-        """Load the backbone and every committed adapter; blocks for seconds.
+        """Load the backbone and the hottest of the committed adapters; blocks for seconds.
 
         threads  of torch in this process
         Raises BackboneError, StorageUnavailableError.
@@ -77,19 +84,22 @@ class DataPlane:
             device=settings.device,
             dtype=settings.dtype,
             threads=threads,
-            device_budget_bytes=settings.device_budget_bytes,
+            device_budget_bytes=settings.device_budget_bytes or "auto",
+            host_budget_bytes=settings.host_budget_bytes,
             batch_invariant=settings.batch_invariant,
         )
         log.info("the engine runs %s", engine.info())
         catalogue = Catalogue(settings.catalogue, is_writer=False)
         plane = cls(engine, catalogue, settings.open_blobs(), settings, replica_id)
         plane.replica.load()
+        plane.keys.load()
         return plane
 
     async def start(self) -> None:
         """Take requests, once one row has gone all the way. Raises RuntimeError where none gets through."""
         await self.service.start()
         await self.replica.start()
+        await self.keys.start()
         if not await self.is_ready():
             raise RuntimeError("the engine does not answer a plain row")
 
@@ -97,6 +107,8 @@ class DataPlane:
         """Finish what is inside, refuse what comes."""
         await self.service.stop()
         await self.replica.stop()
+        await self.keys.stop()
+        await self.rates.close()
         self._catalogue.close()
 
     async def is_ready(self) -> bool:
@@ -113,6 +125,8 @@ class DataPlane:
             is_ready=self.is_ready,
             collect_metrics=collect_metrics,
             admin_openapi=admin_openapi,
+            gate=Gate(self.keys, self.rates, self._cors),
+            cors=self._cors,
         )
 
     def status(self, names: Sequence[str]) -> ReplicaStatus:
@@ -128,12 +142,15 @@ class DataPlane:
             "version": adakron.__version__,
             "replica": self.replica.replica_id,
             "generation": self.replica.generation,
-            "names": len(self.replica.names()),
+            "names": len(visible(self.replica.names())),
             "engine": engine,
+            "residency": asdict(self._engine.residency()),
             "limits": {
                 "batch_budget_tokens": self._budget_tokens,
                 "queue_limit_tokens": QUEUE_BATCHES * self._budget_tokens,
+                **self.rates.describe(),
             },
+            "access": "open" if self.keys.is_open else "keys",
         }
 
     async def _run_probe(self) -> bool:
@@ -151,9 +168,13 @@ class DataPlane:
         try:
             for name in self.replica.names()[:PROBED_ADAPTERS]:
                 try:
-                    leases.append((await self.replica.resolve(Reference(name), None)).lease)  # type: ignore[arg-type]
+                    lease: Lease = (await self.replica.resolve(Reference(name), None)).lease  # type: ignore[assignment]
                 except ServerError:
                     continue  # a damaged adapter is its own trouble, not this replica's
+                if lease.is_read:
+                    leases.append(lease)
+                else:  # what was never asked for is no sign of health, and a store may be slow
+                    lease.release()
             rows = [_probe_row(lease) for lease in leases]
             outcomes = await self.service.run_rows(rows, leases, timeout_s=PROBE_TIMEOUT_S)
             base, *adapters = outcomes

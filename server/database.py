@@ -4,7 +4,8 @@
     write   a transaction that is alone: on SQLite by the file's lock, on PostgreSQL by the row of the counter
 
 SQLite runs in its rollback-journal mode with synchronous=EXTRA, so that an acknowledged change survives a power cut,
-and has one writing process. On PostgreSQL any number of servers write. Knows nothing of what the tables mean.
+and has one writing server; `adakron keys` may write beside it. On PostgreSQL any number of servers write. Knows nothing
+of what the tables mean.
 """
 
 import logging

@@ -24,6 +24,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adakron.errors import AdaKronError
+from server.access.gate import Gate
+from server.access.rates import RateLimits
+from server.access.ring import KeyRing
 from server.admin import PREFIX, make_admin_app
 from server.allocator import keep_freed_memory
 from server.catalogue import Catalogue
@@ -37,10 +40,13 @@ log = logging.getLogger(__name__)
 
 CLF, ADMIN = "clf", "admin"
 COLLECT_WITHIN_S = 3.0
+COUNT_EVERY_S = 5.0
 # Above what the batcher admits, so that it is our own 429 in JSON that a client sees, never Ray's in plain text.
 MAX_ONGOING_REQUESTS = 8192
 # Deadlines nest: ours 20 s, Ray's this, HAProxy's 30 s.
 REQUEST_TIMEOUT_S = 25.0
+# A connection on which nothing was asked for so long is closed.
+KEEP_ALIVE_S = 15
 
 
 @serve.deployment(
@@ -64,6 +70,8 @@ class Clf:
         keep_freed_memory()
         self._plane = DataPlane.open(settings, serve.get_replica_context().replica_id.unique_id, threads)
         await self._plane.start()
+        if not self._plane.rates.is_shared:
+            self._counting = asyncio.create_task(self._count_replicas())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _OneRequestId(self._plane.app(self._collect_metrics))
@@ -88,6 +96,18 @@ class Clf:
         """`DataPlane.status`."""
         return self._plane.status(names)
 
+    async def take_uses(self) -> dict[str, int]:
+        """`Replica.take_uses`."""
+        return self._plane.replica.take_uses()
+
+    async def info(self) -> dict[str, Any]:
+        """`DataPlane.info`."""
+        return self._plane.info()
+
+    async def ping(self) -> bool:
+        """Whether this replica is there."""
+        return True
+
     async def metrics_text(self) -> tuple[str, bytes]:
         """The id of this replica and its metrics."""
         return self._plane.replica.replica_id, self._plane.metrics.render()
@@ -96,6 +116,14 @@ class Clf:
         """Ray calls it when the replica stops."""
         if hasattr(self, "_plane"):
             await self._plane.stop()
+
+    async def _count_replicas(self) -> None:
+        """Keep up with how many share the work, and with it each limit on what a key may ask."""
+        handle = serve.get_deployment_handle("Clf", app_name=CLF)
+        while True:
+            alive = sum(answer is True for answer in await _broadcast(handle, "ping"))
+            self._plane.rates.shares = max(1, alive)
+            await asyncio.sleep(COUNT_EVERY_S)
 
     async def _collect_metrics(self) -> bytes:
         """Of all replicas that answer in time, this one always among them."""
@@ -121,13 +149,21 @@ class Admin:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logging.basicConfig(level=settings.log_level)
-        self._registry = Registry(
-            Catalogue(settings.catalogue, is_writer=True), settings.open_blobs(), _ReplicasByHandle()
+        catalogue = Catalogue(
+            settings.catalogue, is_writer=True, quota=settings.quota, keep_versions=settings.keep_versions
         )
-        self._tidying = asyncio.create_task(self._registry.keep_tidy())
+        self._registry = Registry(catalogue, settings.open_blobs(), _ReplicasByHandle())
+        self._keys = KeyRing(settings.open_keys(), may_be_open=settings.is_loopback)
+        self._keys.load()
+        await self._keys.start()
+        self._cors = settings.cors
+        self._chores = [
+            asyncio.create_task(chore) for chore in (self._registry.keep_tidy(), self._registry.note_uses())
+        ]
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return _OneRequestId(make_admin_app(self._registry))
+        gate = Gate(self._keys, RateLimits(None), self._cors)
+        return _OneRequestId(make_admin_app(self._registry, gate, self._cors))
 
 
 class _OneRequestId:
@@ -170,6 +206,10 @@ class _ReplicasByHandle:
         answers = await _broadcast(self._handle, "describe", names)
         return [answer for answer in answers if isinstance(answer, ReplicaStatus)]
 
+    async def take_uses(self) -> list[dict[str, int]]:
+        answers = await _broadcast(self._handle, "take_uses")
+        return [answer for answer in answers if isinstance(answer, dict)]
+
 
 async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:
     """What every replica answers to a method, or its exception; nothing where they cannot be asked or are late."""
@@ -202,7 +242,12 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
     )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(
-        http_options=HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S),
+        http_options=HTTPOptions(
+            host=settings.host,
+            port=settings.port,
+            request_timeout_s=REQUEST_TIMEOUT_S,
+            keep_alive_timeout_s=KEEP_ALIVE_S,
+        ),
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=settings.log_level),
     )
     clf = Clf.options(  # type: ignore[attr-defined]
@@ -214,6 +259,13 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
     except RuntimeError as error:
         raise RuntimeError(_cause() or str(error)) from error
     return str(context.address_info["session_dir"])  # type: ignore[attr-defined]  # of a local cluster's context
+
+
+def info() -> dict[str, Any]:
+    """What one of the replicas says of itself. Raises whatever Ray does where none answers."""
+    handle: DeploymentHandle[Any] = serve.get_deployment_handle("Clf", app_name=CLF)
+    found: dict[str, Any] = handle.info.remote().result(timeout_s=10)
+    return found
 
 
 def _cause() -> str:

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
@@ -112,6 +112,8 @@ def error_reply(error: Exception, scope: Scope) -> Response:
     if known.status in (429, 503):
         # Spread out, so that clients turned away together do not come back together.
         headers["retry-after"] = str(known.retry_after_s or random.randint(1, 3))
+    if known.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="adakron"'
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
         headers["allow"] = error.headers["Allow"]
     path = scope["path"]
@@ -131,6 +133,12 @@ def request_id_of(scope: Scope) -> str:
     request_id = offered if _CLIENT_REQUEST_ID.fullmatch(offered) else secrets.token_hex(16)
     state["request_id"] = request_id
     return request_id
+
+
+def reply_headers(scope: Scope) -> dict[str, str]:
+    """Header fields that any reply to this request will have, an error too: put some in."""
+    state: dict[str, dict[str, str]] = scope.setdefault("state", {})
+    return state.setdefault("reply_headers", {})
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -156,6 +164,7 @@ class Envelope:
             return
         started_s = time.perf_counter()
         is_answering = False
+        more_headers = reply_headers(scope)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal is_answering
@@ -163,11 +172,17 @@ class Envelope:
                 is_answering = True
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id_of(scope)
+                headers.update(more_headers)
                 headers.append("server-timing", f"total;dur={(time.perf_counter() - started_s) * 1000:.1f}")
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            # Nobody is left to answer. What goes out all the same is for the counters.
+            if not is_answering:
+                await send_with_headers({"type": "http.response.start", "status": 499, "headers": []})
+                await send_with_headers({"type": "http.response.body", "body": b""})
         except Exception as error:
             if is_answering:  # too late for a reply of our own: the server closes the connection
                 raise

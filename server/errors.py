@@ -1,11 +1,15 @@
 """What the service refuses or cannot do, one class per cause, each with its HTTP status and a stable code.
 
     ServerError
+    ├── MalformedRequestError     400  a path, a Host or a framing of the body that is none
     ├── MalformedBodyError        400  not JSON, not UTF-8, or a length that is no length
+    ├── UnauthenticatedError      401  no key, or none that is known and still holds
+    ├── ForbiddenError            403  a good key that does not open this
     ├── RouteNotFoundError        404  no such route
     ├── AdapterNotFoundError      404  no adapter of this name
     ├── VersionNotFoundError      404  the adapter is there, this version of it is not
     ├── MethodNotAllowedError     405  the route is there, not with this method
+    ├── RequestTimeoutError       408  the body came too slowly
     ├── ConflictError             409  the state forbids it, such as deleting the active version
     ├── PreconditionFailedError   412  If-Match names another generation
     ├── BodyTooLargeError         413  more bytes than the route takes
@@ -14,12 +18,14 @@
     ├── InvalidRequestError       422  JSON of the wrong shape, a limit passed, a malformed name
     ├── InputError                422  a text that cannot be classified; carries a code of its own
     ├── OverloadedError           429  more rows or tokens waiting than the server queues
+    ├── RateLimitedError          429  more rows, or more wrong keys, than one caller may send in a minute
     ├── HeadersTooLargeError      431  more or longer header fields than the server reads
     ├── NotReadyError             503  starting, stopping, or behind the generation asked for
     ├── EngineFailedError         503  the engine raised on these rows
     ├── StorageUnavailableError   503  the catalogue or the blobs cannot be read or written now
     ├── DeadlineExceededError     504  not answered within the time the client gave
-    └── StorageFullError          507  no room for another artefact
+    ├── StorageFullError          507  no room for another artefact
+    └── QuotaExceededError        507  no room for another artefact of this tenant
 
 A message says what was expected and what was found, and quotes at most 64 characters of what a client sent.
 Knows nothing of how an error looks on the wire; `server.error_replies` does.
@@ -31,8 +37,11 @@ MAX_QUOTED_CHARACTERS = 64
 
 _TYPES = {
     400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     409: "ConflictError",
     412: "PreconditionFailedError",
     413: "PayloadTooLargeError",
@@ -95,11 +104,32 @@ class ServerError(Exception):
         return type_of(self.status)
 
 
+class MalformedRequestError(ServerError):
+    """A path, a Host or a framing of the body that is none."""
+
+    status = 400
+    code = "MALFORMED_REQUEST"
+
+
 class MalformedBodyError(ServerError):
     """Not JSON, not UTF-8, or a length that is no length."""
 
     status = 400
     code = "MALFORMED_BODY"
+
+
+class UnauthenticatedError(ServerError):
+    """No key, or none that is known and still holds."""
+
+    status = 401
+    code = "UNAUTHENTICATED"
+
+
+class ForbiddenError(ServerError):
+    """A good key that does not open this."""
+
+    status = 403
+    code = "FORBIDDEN"
 
 
 class RouteNotFoundError(ServerError):
@@ -128,6 +158,13 @@ class MethodNotAllowedError(ServerError):
 
     status = 405
     code = "METHOD_NOT_ALLOWED"
+
+
+class RequestTimeoutError(ServerError):
+    """The body came too slowly."""
+
+    status = 408
+    code = "REQUEST_TIMEOUT"
 
 
 class ConflictError(ServerError):
@@ -190,6 +227,13 @@ class OverloadedError(ServerError):
     code = "OVERLOADED"
 
 
+class RateLimitedError(ServerError):
+    """More rows, or more wrong keys, than one caller may send in a minute."""
+
+    status = 429
+    code = "RATE_LIMITED"
+
+
 class HeadersTooLargeError(ServerError):
     """More or longer header fields than the server reads."""
 
@@ -230,3 +274,15 @@ class StorageFullError(ServerError):
 
     status = 507
     code = "STORAGE_FULL"
+
+
+class QuotaExceededError(ServerError):
+    """No room for another artefact of this tenant."""
+
+    status = 507
+    code = "QUOTA_EXCEEDED"
+
+
+def unknown_adapter(name: str, hint: str = "GET /v1/adapters lists the names") -> AdapterNotFoundError:
+    """What every admin route says of a name that is not there, or not there for the caller: the two must not differ."""
+    return AdapterNotFoundError(f"no adapter {name!r}", param="name", hint=hint)

@@ -16,8 +16,10 @@ from server.errors import (
     InputError,
     InvalidRequestError,
     MalformedBodyError,
+    MalformedRequestError,
     NotReadyError,
     OverloadedError,
+    RequestTimeoutError,
     UnsupportedMediaTypeError,
     UriTooLongError,
     VersionNotFoundError,
@@ -27,6 +29,8 @@ from server.schemas import MAX_BODY_BYTES, ItemsRequest, ManyAdaptersRequest, On
 
 # Any route may answer these: they come from the guard around all of them.
 _GUARD_ERRORS = (
+    RequestTimeoutError("the body came too slowly", hint="send it at once, or in smaller parts"),
+    MalformedRequestError("Host is not the name of one host"),
     MalformedBodyError("Content-Length is not one length"),
     BodyTooLargeError(f"the body has more than {MAX_BODY_BYTES} bytes, the most that is read here"),
     UriTooLongError("path and query have 9000 bytes; at most 4096 are read"),
@@ -145,7 +149,13 @@ INFO: Responses = {
                     "batch_invariant": False,
                     "adapters": 1024,
                 },
-                "limits": {"batch_budget_tokens": 2048, "queue_limit_tokens": 65_536},
+                "limits": {
+                    "batch_budget_tokens": 2048,
+                    "queue_limit_tokens": 65_536,
+                    "rows_per_minute": 6000,
+                    "counted": "in memory, divided by 2 live replicas",
+                },
+                "access": "keys",
             }
         },
     ),

@@ -29,7 +29,7 @@ class _Lane(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """See the module's text. `len()` counts what waits, including what `take` will find dead."""
+    """See the module's text. `len()` and `cost` count what waits, including what `take` will find dead."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, _Lane[T]] = {}
@@ -37,6 +37,7 @@ class FairQueue(Generic[T]):
         self._clock = 0
         self._ties = 0
         self._length = 0
+        self.cost = 0
 
     def __len__(self) -> int:
         return self._length
@@ -49,6 +50,7 @@ class FairQueue(Generic[T]):
             self._enter(lane)
         lane.entries.append((entry, cost))
         self._length += 1
+        self.cost += cost
 
     def take(self, budget: int, is_alive: Callable[[T], bool]) -> list[T]:
         """Cut the next batch: entries whose costs sum to at most `budget`, or one single entry that costs more.
@@ -70,6 +72,7 @@ class FairQueue(Generic[T]):
                 continue
             lane.entries.popleft()
             self._length -= 1
+            self.cost -= cost
             batch.append(entry)
             left -= cost
             self._clock = max(self._clock, lane.clock)
@@ -82,11 +85,19 @@ class FairQueue(Generic[T]):
             self._enter(lane)
         return batch
 
+    def drain(self) -> list[T]:
+        """Take everything out, dead or alive, in no order."""
+        entries = [entry for lane in self._lanes.values() for entry, _ in lane.entries]
+        self._lanes.clear()
+        self._order.clear()
+        self._length = self.cost = 0
+        return entries
+
     def _enter(self, lane: _Lane[T]) -> None:
         self._ties += 1
         heapq.heappush(self._order, (lane.clock, self._ties, lane))
 
     def _drop_dead(self, lane: _Lane[T], is_alive: Callable[[T], bool]) -> None:
         while lane.entries and not is_alive(lane.entries[0][0]):
-            lane.entries.popleft()
+            self.cost -= lane.entries.popleft()[1]
             self._length -= 1

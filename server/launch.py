@@ -5,6 +5,7 @@ happens in between. Knows nothing of requests.
 """
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -17,13 +18,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
+from adakron import AdapterConfig
 from adakron.backbone import Backbone
 from adakron.errors import AdaKronError, BackboneError
 from server import processes, ray_environment, state
+from server.catalogue import Catalogue
 from server.errors import ServerError
 from server.seed import seed, shipped_adapters, write_down_configs
 from server.settings import Settings
@@ -37,6 +40,12 @@ HAPROXY_PORTS = (
     ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics"),
     ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics"),
 )
+
+
+OPEN = "none; whoever reaches this machine's loopback may do everything. `adakron keys create` closes it"
+KEYS_NEEDED = "every call needs one, as 'Authorization: Bearer ...'; `adakron keys list` shows them"
+
+log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
@@ -104,7 +113,7 @@ def _run(settings: Settings) -> None:
             raise StartError(f"the replicas could not start: {_first_line(error)}; see {_log_folder()}") from error
         with _interrupted_by_signals():  # again: Ray has put a handler of its own there
             _await_ready(_url(settings))
-            _announce(settings, logs)
+            _announce(settings, logs, deployment.info())
             while True:
                 signal.pause()
     finally:
@@ -125,14 +134,32 @@ def _prepare_state(settings: Settings) -> None:
     folder = settings.adapters_dir or shipped_adapters()
     if settings.adapters_dir is not None and not folder.is_dir():
         raise StartError(f"ADAKRON_ADAPTERS_DIR: {folder} is not a folder")
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
     fingerprint = Backbone.load(settings.backbone).fingerprint
     blobs = settings.open_blobs()
     with state.opened(settings.catalogue, blobs) as catalogue:
+        _check_access(settings)
         write_down_configs(catalogue, blobs)
         seeded = seed(catalogue, blobs, folder, fingerprint)
     if seeded.misfits:
         _say(f"Left out, made for another backbone: {', '.join(seeded.misfits)}")
+
+
+def _check_access(settings: Settings) -> None:
+    """Raises StartError for an address that others reach while no key is there to keep anybody out."""
+    keys = settings.open_keys()
+    try:
+        _, known = keys.all()
+    finally:
+        keys.close()
+    if settings.is_loopback:
+        if not known:
+            log.warning("no API key was ever made: whoever can reach %s may do everything", settings.host)
+    elif not any(key.is_live(time.time()) for key in known):
+        raise StartError(
+            f"others can reach {settings.host}, and there is no key: make one with `adakron keys create --scopes "
+            "classify read admin` for the same state folder, or listen on 127.0.0.1"
+        )
 
 
 def _count_gpus(settings: Settings) -> int:
@@ -161,35 +188,49 @@ def _await_ready(url: str) -> None:
         time.sleep(0.1)
 
 
-def _announce(settings: Settings, logs: str) -> None:
+def _announce(settings: Settings, logs: str, info: dict[str, Any]) -> None:
     url = _url(settings)
-    with urllib.request.urlopen(f"{url}/v1/adapters?limit=1000", timeout=10) as reply:  # noqa: S310 (our own address)
-        adapters = [adapter for adapter in json.load(reply)["adapters"] if adapter["version"] is not None]
-    with urllib.request.urlopen(f"{url}/v1/info", timeout=10) as reply:  # noqa: S310 (our own address)
-        engine = json.load(reply)["engine"]
-    _say(
-        f"Listening on {url} with {len(adapters)} adapter{'' if len(adapters) == 1 else 's'}; documentation: {url}/docs"
-    )
-    _say("Runs:  {backbone} on {device} in {dtype}, {path} tokens, {kernels} kernels".format(**engine))
-    _say(f"Try:   {example_call(url, adapters)}")
+    has_keys = info["access"] == "keys"
+    count = info["names"]
+    _say(f"Listening on {url} with {count} adapter{'' if count == 1 else 's'}; documentation: {url}/docs")
+    _say("Runs:  {backbone} on {device} in {dtype}, {path} tokens, {kernels} kernels".format(**info["engine"]))
+    _say(f"Keys:  {KEYS_NEEDED if has_keys else OPEN}")
+    _say(f"Try:   {example_call(url, _examples(settings), has_keys=has_keys)}")
     _say(f"Logs:  {logs}/logs")
     _say("Stop:  Ctrl-C, or SIGTERM to this process")
 
 
-def example_call(url: str, adapters: list[dict[str, object]]) -> str:
+def _examples(settings: Settings) -> list[dict[str, object]]:
+    """Some adapters to try, from the catalogue itself: with keys, the routes would ask us for one."""
+    catalogue = Catalogue(settings.catalogue, is_writer=False)
+    try:
+        listed = [adapter for adapter in catalogue.page(100) if adapter.entry.active is not None]
+    finally:
+        catalogue.close()
+    return [
+        {"name": adapter.name, "takes_pair": AdapterConfig.from_json(adapter.config).takes_pair}
+        for adapter in listed
+        if adapter.config is not None
+    ]
+
+
+def example_call(url: str, adapters: list[dict[str, object]], *, has_keys: bool = False) -> str:
     """A command to paste: a text through the first adapter, or how to register one where there is none."""
+    key = ' -H "authorization: Bearer $ADAKRON_API_KEY"' if has_keys else ""
     if not adapters:
-        return f"curl -T adapter_model.safetensors {url}/v1/adapters/my-adapter"
+        return f"curl -T adapter_model.safetensors {url}/v1/adapters/my-adapter{key}"
     chosen = next((adapter for adapter in adapters if not adapter["takes_pair"]), adapters[0])
     inputs: object = "My new card still has not arrived."
     if chosen["takes_pair"]:
         inputs = [{"text": "A man plays a guitar.", "text_pair": "Somebody makes music."}]
     body = json.dumps({"adapter": chosen["name"], "inputs": inputs})
-    return f"curl -s {url}/v1/classify -H 'content-type: application/json' -d '{body}'"
+    return f"curl -s {url}/v1/classify{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _url(settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    """Where this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (read, not bound)
+    host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.port}"
 
 

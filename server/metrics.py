@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adakron.residents import Residency
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,7 +31,7 @@ class Metrics:
     batch_*          of each batch that ran: rows, tokens, adapters
     stage_s          {stage} of each call: tokenize, queue, forward, waiting for a thread included
     cancelled_rows   rows that were queued and never run: the client had gone, or the deadline had passed
-    leases           uses of an adapter version, or of the bare backbone, that are under way: 0 when nothing runs
+    load_s           of each adapter that was brought to the device for rows that waited for it
     shadow_rows      {verdict} rows compared with a shadow version: same, different, failed, dropped
     refused          {code} calls turned away at the door: OVERLOADED, NOT_READY
     """
@@ -54,11 +56,17 @@ class Metrics:
             "adakron_stage_seconds", "Time a call spent in a stage.", ["stage"], registry=own, buckets=_SECONDS
         )
         self.cancelled_rows = Counter("adakron_cancelled_rows", "Rows dropped before they ran.", registry=own)
-        self.leases = Gauge("adakron_leases", "Uses of an adapter version under way.", registry=own)
+        self.load_s = Histogram(
+            "adakron_load_seconds", "Time to bring an adapter to the device.", registry=own, buckets=_SECONDS
+        )
         self.shadow_rows = Counter(
             "adakron_shadow_rows", "Answered rows compared with a shadow version.", ["verdict"], registry=own
         )
         self.refused = Counter("adakron_refused", "Calls turned away before they were queued.", ["code"], registry=own)
+
+    def watch(self, residency: Callable[[], Residency]) -> None:
+        """Add what the engine says of its tiers, asked anew at each rendering."""
+        self.registry.register(_Collected(lambda: _residency_families(residency())))
 
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""
@@ -105,13 +113,35 @@ def merge(renders: Mapping[str, bytes]) -> bytes:
             for sample in family.samples:
                 joined.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
     registry = CollectorRegistry()
-    registry.register(_Families(lambda: list(families.values())))
+    registry.register(_Collected(lambda: list(families.values())))
     return generate_latest(registry)
 
 
-class _Families(Collector):
+class _Collected(Collector):
     def __init__(self, families: Callable[[], list[Metric]]) -> None:
         self._families = families
 
     def collect(self) -> list[Metric]:
         return self._families()
+
+
+def _residency_families(now: Residency) -> list[Metric]:
+    adapters = GaugeMetricFamily("adakron_adapters", "Adapters by where they are.", labels=["tier"])
+    size = GaugeMetricFamily("adakron_adapter_bytes", "Bytes of adapters in memory.", labels=["tier"])
+    loads = CounterMetricFamily(
+        "adakron_adapter_loads", "Adapters brought to the device, from a tier.", labels=["tier"]
+    )
+    evictions = CounterMetricFamily("adakron_adapter_evictions", "Adapters given up in a tier.", labels=["tier"])
+    for tier, count in (("device", now.device_adapters), ("host", now.host_adapters), ("known", now.adapters)):
+        adapters.add_metric([tier], count)
+    for family, device_or_store, host in (
+        (size, ("device", now.device_bytes), now.host_bytes),
+        (loads, ("store", now.store_loads), now.host_loads),
+        (evictions, ("device", now.device_evictions), now.host_evictions),
+    ):
+        family.add_metric([device_or_store[0]], device_or_store[1])
+        family.add_metric(["host"], host)
+    hits = CounterMetricFamily("adakron_adapter_hits", "Rows that found their adapter on the device.", value=now.hits)
+    leases = GaugeMetricFamily("adakron_leases", "Leases on adapters held now.", value=now.leases)
+    pins = GaugeMetricFamily("adakron_pins", "Rows that hold slots on the device now.", value=now.pins)
+    return [adapters, size, loads, evictions, hits, leases, pins]

@@ -83,6 +83,17 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What one tenant, the first of two segments of a name, may keep: adapters, and bytes of all their versions."""
+
+    adapters: int | None = None
+    size_bytes: int | None = None
+
+
+UNLIMITED = Quota()
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """Who asked for a change. key_id: of the key they came with; source: their address, or the part of the server."""
 

@@ -24,7 +24,7 @@ from adakron import Adapter, AdapterConfig
 from adakron.errors import AdaKronError
 from server.blobs import BlobStore, Freed, StagedBlob
 from server.catalogue import Catalogue
-from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
+from server.errors import NotReadyError, QuotaExceededError, ServerError, VersionNotFoundError, unknown_adapter
 from server.records import Addition, Change, Entry, Event, Listed, Once, Origin, Precondition, Removal, SplitChange
 from server.replica import Applied, ReplicaStatus
 from server.shadow import VERDICTS
@@ -38,6 +38,8 @@ VALIDATE_AT_ONCE = 2
 _WRITE_BYTES = 1 << 20
 HISTORY_EVENTS = 20
 TIDY_EVERY_S = 3600.0
+NOTE_USES_EVERY_S = 30.0
+TIERS = ("device", "host", "store")
 
 _NOBODY = Origin()
 
@@ -59,6 +61,10 @@ class Replicas(Protocol):
 
     async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         """What those that answer say of these adapters."""
+        ...
+
+    async def take_uses(self) -> list[dict[str, int]]:
+        """`Replica.take_uses` of those that answer."""
         ...
 
 
@@ -97,11 +103,12 @@ class Divided:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What is gone. device_bytes: freed in the engines of all replicas; freed: of files."""
+    """What is gone. device_bytes, host_bytes: freed in the engines of all replicas; freed: of files."""
 
     versions: tuple[int, ...]
     generation: int
     device_bytes: int
+    host_bytes: int
     freed: Freed
     lagging: tuple[str, ...]
 
@@ -110,7 +117,8 @@ class Deleted:
 class Shown:
     """One adapter as it stands. config is of the active version, or the newest; None if its blob never was readable.
 
-    resident     version -> the replicas that hold it
+    resident     version -> the replicas that serve it
+    tiers        version -> the fastest tier that any of them holds it in: device, host, store
     requests     calls by this name since those replicas started; last_used_at: of the last of them, ISO 8601 in UTC
     shadow_rows  rows compared with the shadow version, by verdict; None where there is no shadow
     """
@@ -119,6 +127,7 @@ class Shown:
     entry: Entry
     config: AdapterConfig | None
     resident: dict[int, tuple[str, ...]]
+    tiers: dict[int, str]
     requests: int
     last_used_at: str | None
     shadow_rows: dict[str, int] | None
@@ -230,9 +239,11 @@ class Registry:
             write = partial(self._catalogue.delete_version, name, version, if_match=if_match, origin=origin, once=once)
         return await self._to_its_end(self._delete(name, write))
 
-    async def page(self, limit: int, after: str = "") -> tuple[list[Shown], str | None]:
-        """Up to `limit` adapters by name, beginning behind `after`; and where to go on, or None at the end."""
-        listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after)
+    async def page(self, limit: int, after: str = "", prefix: str = "") -> tuple[list[Shown], str | None]:
+        """Up to `limit` adapters by name, those that begin with `prefix`, from behind `after` on; and where to go on,
+        or None at the end.
+        """
+        listed = await asyncio.to_thread(self._catalogue.page, limit + 1, after, prefix)
         statuses = await self._describe([adapter.name for adapter in listed[:limit]])
         page = [_shown(adapter, statuses) for adapter in listed[:limit]]
         return page, page[-1].name if len(listed) > limit else None
@@ -241,7 +252,7 @@ class Registry:
         """One adapter with the last of its history. Raises AdapterNotFoundError."""
         listed = await asyncio.to_thread(self._catalogue.get, name)
         if listed is None:
-            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+            raise unknown_adapter(name)
         history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
         return _shown(listed, await self._describe([name]), history)
 
@@ -256,11 +267,24 @@ class Registry:
             except ServerError as error:
                 log.warning("nothing was tidied: %s", error)
 
+    async def note_uses(self) -> None:
+        """Write down what is called how much, every half minute, until cancelled: a start reads the hottest first."""
+        while True:
+            await asyncio.sleep(NOTE_USES_EVERY_S)
+            uses: Counter[str] = Counter()
+            for told in await self._replicas.take_uses():
+                uses.update(told)
+            try:
+                if uses:
+                    await asyncio.to_thread(self._catalogue.note_uses, uses)
+            except ServerError as error:
+                log.warning("uses were not noted: %s", error)
+
     async def fetch(self, name: str, version: int) -> tuple[str, bytes]:
         """The sha256 and the bytes of a kept version. Raises AdapterNotFoundError, VersionNotFoundError."""
         listed = await asyncio.to_thread(self._catalogue.get, name)
         if listed is None:
-            raise AdapterNotFoundError(f"no adapter {name!r}", param="name", hint="GET /v1/adapters lists the names")
+            raise unknown_adapter(name)
         row = listed.entry.versions.get(version)
         if row is None:
             raise VersionNotFoundError(f"adapter {name!r} has no version {version}", param="version")
@@ -325,15 +349,16 @@ class Registry:
                 add = partial(
                     self._catalogue.add_versions, activate=activate, is_stored=self._blobs.__contains__, origin=origin
                 )
-                changes = await asyncio.to_thread(add, additions) if additions else []
+                added = await asyncio.to_thread(_add_all, add, additions)
             except ServerError as error:  # of the catalogue: none of the group is registered
                 return [error for _ in candidates], ()
             finally:
                 self._pinned.subtract(pinned)
                 await self._collect(set(pinned))
+            changes = [one for one in added if isinstance(one, Change)]
             generation = max((change.generation for change in changes), default=0)
             applied = await self._broadcast(generation, deadline_s) if changes else []
-        registered = iter(changes)
+        registered = iter(added)
         outcomes = [next(registered) if isinstance(one, Addition) else one for one in admitted]
         return outcomes, _lagging(applied, generation)
 
@@ -372,6 +397,7 @@ class Registry:
             tuple(removal.versions),
             removal.generation,
             sum(answer.freed_bytes for answer in applied),
+            sum(answer.freed_host_bytes for answer in applied),
             freed,
             _lagging(applied, removal.generation),
         )
@@ -438,6 +464,25 @@ async def _receive(staged: StagedBlob, chunks: AsyncIterator[bytes]) -> None:
     await asyncio.to_thread(staged.write, bytes(buffer))
 
 
+def _add_all(
+    add: Callable[[Sequence[Addition]], list[Change]], additions: Sequence[Addition]
+) -> list[Change | QuotaExceededError]:
+    """Commit them together; where that passes a quota, one after another, so that only what is too much is refused."""
+    if not additions:
+        return []
+    try:
+        return list(add(additions))
+    except QuotaExceededError:
+        pass
+    added: list[Change | QuotaExceededError] = []
+    for addition in additions:
+        try:
+            added += add([addition])
+        except QuotaExceededError as error:
+            added.append(error)
+    return added
+
+
 def request_hash(*parts: str) -> str:
     """What `Once.request` holds: equal for equal requests, and nothing that was in them."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
@@ -453,6 +498,10 @@ def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[
         )
         for number, row in entry.versions.items()
     }
+    tiers = {
+        number: min((status.tiers.get(row.sha256, "store") for status in statuses), key=TIERS.index, default="store")
+        for number, row in entry.versions.items()
+    }
     config = None if listed.config is None else AdapterConfig.from_json(listed.config)
     uses = [status.uses[name] for status in statuses if name in status.uses]
     last = datetime.fromtimestamp(max(use.last_s for use in uses), UTC).isoformat(timespec="seconds") if uses else None
@@ -461,6 +510,7 @@ def _shown(listed: Listed, statuses: Sequence[ReplicaStatus], history: Sequence[
         entry,
         config,
         resident,
+        tiers,
         requests=sum(use.requests for use in uses),
         last_used_at=last,
         shadow_rows=_shadow_rows(name, entry, statuses),

@@ -1,10 +1,13 @@
-"""One replica's copy of the catalogue: which adapter a name means, and that its weights are in the engine.
+"""One replica's copy of the catalogue: which adapter a name means, and that the engine can have its weights.
 
-    catalogue + blobs --sync--> engine slots, then one new table          request --resolve--> a leased version
+    catalogue + blobs --sync--> announced to the engine, then one new table      request --resolve--> a leased version
 
-The table is replaced by assigning one reference, after everything it needs is loaded and before anything it no longer
-needs is removed: a request finds the old version or the new one. Told of a change by `apply`, asked by a request for
-a name it does not know, and polling besides, it ends up where the catalogue is whatever messages were lost.
+The table is replaced by assigning one reference, after everything it needs is known to the engine and before anything
+it no longer needs is removed: a request finds the old version or the new one. Told of a change by `apply`, asked by a
+request for a name it does not know, and polling besides, it ends up where the catalogue is whatever messages were lost.
+
+What a change brings is read at once, so that an acknowledged version is one that was read here. What was there at the
+start is read hottest first, while there is room and time; the rest when it is asked for.
 Knows nothing of HTTP or Ray.
 """
 
@@ -12,13 +15,18 @@ import asyncio
 import difflib
 import logging
 import time
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from adakron import Adapter
 from adakron.errors import AdaKronError, UnknownAdapterError
+from adakron.residents import Departure, Freed
+from server.access.caller import current_caller, visible
+from server.batcher import unavailable
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
@@ -28,6 +36,9 @@ from server.service import Resolved
 
 POLL_INTERVAL_S = 1.5
 BROKEN_RETRY_S = 30.0
+PRELOAD_WITHIN_S = 10.0
+DRAIN_WITHIN_S = 2.0
+READ_AT_ONCE = 4
 _MOST_CANDIDATES = 256
 
 log = logging.getLogger(__name__)
@@ -36,19 +47,27 @@ log = logging.getLogger(__name__)
 class AdapterEngine(Protocol):
     """What of `adakron.Engine` a replica needs; keys are sha256."""
 
-    def add(self, key: str, adapter: Adapter) -> None: ...
-    def remove(self, key: str) -> int: ...
+    def announce(self, key: str, source: Callable[[], Adapter]) -> None: ...
+    def offer(self, key: str, adapter: Adapter, read_cost_s: float) -> str: ...
+    def keep(self, keys: Collection[str]) -> None: ...
+    def remove(self, key: str) -> Departure: ...
     def lease(self, key: str | None) -> Any: ...
+    def read(self, lease: Any) -> None: ...
+    def tier(self, key: str) -> str | None: ...
     def check(self, adapter: Adapter) -> Any: ...
     def info(self) -> Any: ...
 
 
 class Applied(NamedTuple):
-    """Answer to `apply`: the generation this replica serves, and the bytes that reaching it freed in the engine."""
+    """Answer to `apply`: the generation this replica serves, and the bytes that reaching it freed in the engine.
+
+    What requests under way still hold after two seconds is freed later, and not counted.
+    """
 
     replica_id: str
     generation: int
     freed_bytes: int
+    freed_host_bytes: int = 0
 
 
 class Use(NamedTuple):
@@ -63,6 +82,7 @@ class ReplicaStatus:
     """What one replica says of itself.
 
     adapter_bytes  held by the engine on `device`, of all adapters
+    tiers          of the versions of the names that were asked about: sha256 -> device, host or store
     broken         sha256 -> why it could not be loaded
     uses           of the names that were asked about: those called since the replica started
     shadows        of the names that were asked about: rows compared with the shadow version, by verdict
@@ -74,19 +94,28 @@ class ReplicaStatus:
     adapter_bytes: int
     broken: dict[str, str]
     uses: dict[str, Use]
+    tiers: dict[str, str] = field(default_factory=dict)
     shadows: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-class _Freed(NamedTuple):
+class _Left(NamedTuple):
+    """What a sync from one generation to another removed from the engine."""
+
     before: int
     after: int
-    size_bytes: int
+    departures: list[Departure]
+
+
+class _Broken(NamedTuple):
+    reason: str
+    retry_at_s: float
 
 
 class Replica:
     """Implements `server.service.Resolver`. Methods that await belong to one event loop; `load` blocks.
 
     replica_id  this replica's name in answers and metrics
+    pinned      names whose active versions stay on the device
     """
 
     def __init__(
@@ -96,19 +125,22 @@ class Replica:
         blobs: BlobStore,
         *,
         replica_id: str,
+        pinned: Collection[str] = (),
         poll_interval_s: float = POLL_INTERVAL_S,
     ) -> None:
         self.replica_id = replica_id
         self._engine = engine
         self._catalogue = catalogue
         self._blobs = blobs
+        self._pinned = frozenset(pinned)
         self._poll_interval_s = poll_interval_s
         self._table: Snapshot = EMPTY
-        self._resident: set[str] = set()
-        self._broken: dict[str, str] = {}
-        self._retry_at_s = 0.0
-        self._freed: deque[_Freed] = deque(maxlen=64)
+        self._announced: set[str] = set()
+        self._broken: dict[str, _Broken] = {}
+        self._left: deque[_Left] = deque(maxlen=64)
         self._uses: dict[str, Use] = {}
+        self._untold_uses: Counter[str] = Counter()
+        self._readers = ThreadPoolExecutor(READ_AT_ONCE, "adakron-reader")
         self._lock = asyncio.Lock()
         self._next_sync: asyncio.Task[None] | None = None
         self._poll: asyncio.Task[None] | None = None
@@ -123,8 +155,12 @@ class Replica:
         return tuple(name for name, entry in self._table.adapters.items() if entry.active is not None)
 
     def load(self) -> None:
-        """Load everything committed so far; before the event loop serves. Raises StorageUnavailableError."""
-        self._sync()
+        """Know everything committed so far and read the hottest of it; before the event loop serves.
+
+        Raises StorageUnavailableError.
+        """
+        self._sync(is_start=True)
+        self._preload(time.monotonic() + PRELOAD_WITHIN_S)
 
     async def start(self) -> None:
         """Begin to poll the catalogue."""
@@ -135,6 +171,7 @@ class Replica:
         if self._poll is not None:
             self._poll.cancel()
             await asyncio.gather(self._poll, return_exceptions=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def sync(self) -> None:
         """Catch up with all that was committed before this call. Raises StorageUnavailableError."""
@@ -146,8 +183,14 @@ class Replica:
         """Catch up to `generation`. The one returned is lower if what changed at it cannot be loaded here."""
         if self.generation < generation:
             await self.sync()
-        freed = sum(f.size_bytes for f in self._freed if f.before < generation <= f.after)
-        return Applied(self.replica_id, self._loaded_generation(generation), freed)
+        left = [one for sync in self._left if sync.before < generation <= sync.after for one in sync.departures]
+        freed = await asyncio.to_thread(_drained, left) if left else []
+        return Applied(
+            self.replica_id,
+            self._loaded_generation(generation),
+            sum(one.device_bytes for one in freed),
+            sum(one.host_bytes for one in freed),
+        )
 
     async def prove(self, sha256: str) -> dict[str, Any]:
         """Run a stored artefact on this engine without serving it: {"no_effect": bool, "examples": int}.
@@ -163,10 +206,11 @@ class Replica:
 
         route_key  decides on which side of a split the call falls; None is drawn anew for each call
 
-        Raises AdapterNotFoundError, VersionNotFoundError; NotReadyError while `min_generation` is not reached or the
-        version cannot be loaded here.
+        Raises AdapterNotFoundError, VersionNotFoundError; NotReadyError while `min_generation` is not reached.
         """
         name = reference.name
+        if not current_caller().sees(name):
+            raise _unknown(name, self._table.adapters)  # whether it is there or not
         if not self._knows(reference) or self.generation < (min_generation or 0):
             await self.sync()  # it may have been committed a moment ago
         if self.generation < (min_generation or 0):
@@ -185,6 +229,7 @@ class Replica:
                     continue
                 raise
             self._uses[name] = Use(self._uses[name].requests + 1 if name in self._uses else 1, time.time())
+            self._untold_uses[name] += 1
             return Resolved(name, version, table.adapters[name].versions[version].sha256, lease, shadow)
 
     def lease(self, name: str, version: int) -> Any:
@@ -193,6 +238,16 @@ class Replica:
         if name not in table.adapters or version not in table.adapters[name].versions:
             raise VersionNotFoundError(f"adapter {name!r} has no version {version}")
         return self._lease(table, name, version)
+
+    async def read(self, leases: Sequence[Any]) -> list[ServerError | None]:
+        """Get ready to encode rows for these adapters; for each, why that is not possible, or None."""
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(self._readers, self._read, lease) for lease in leases))
+
+    def take_uses(self) -> dict[str, int]:
+        """How often each name was called since this was asked last."""
+        uses, self._untold_uses = self._untold_uses, Counter()
+        return dict(uses)
 
     def shadows(self, names: Sequence[str]) -> list[tuple[str, int]]:
         """Those of the names that have a shadow version, with it."""
@@ -211,9 +266,16 @@ class Replica:
             self.generation,
             str(info.device),
             info.adapter_bytes,
-            dict(self._broken),
+            {sha256: broken.reason for sha256, broken in self._broken.items()},
             {name: self._uses[name] for name in names if name in self._uses},
+            self._tiers(names),
         )
+
+    def _tiers(self, names: Sequence[str]) -> dict[str, str]:
+        entries = [self._table.adapters[name] for name in names if name in self._table.adapters]
+        shas = {row.sha256 for entry in entries for row in entry.versions.values()}
+        tiers = {sha256: self._engine.tier(sha256) for sha256 in shas}
+        return {sha256: tier for sha256, tier in tiers.items() if tier is not None}
 
     def _knows(self, reference: Reference) -> bool:
         entry = self._table.adapters.get(reference.name)
@@ -228,18 +290,14 @@ class Replica:
         try:
             return self._engine.lease(sha256)
         except UnknownAdapterError as error:
-            raise NotReadyError(
-                f"version {version} of {name} cannot be served: {self._broken.get(sha256, 'it is not loaded')}",
-                hint="activate another version, or upload this one again",
-                retry_after_s=2,
-            ) from error
+            raise NotReadyError(f"version {version} of {name} has just been replaced", retry_after_s=1) from error
 
     def _look_up(self, table: Snapshot, reference: Reference, route_key: str | None) -> tuple[int, int | None]:
         """The version that is meant, and its shadow."""
         name = reference.name
         entry = table.adapters.get(name)
         if entry is None:
-            raise AdapterNotFoundError(f"no adapter {name!r}", hint=_did_you_mean(name, table.adapters))
+            raise _unknown(name, table.adapters)
         kept = ", ".join(f"{name}@{number}" for number in list(entry.versions)[-4:])
         if reference.is_pinned:
             pinned = _pinned_version(entry, reference)
@@ -276,38 +334,97 @@ class Replica:
                 # Whatever the store does, requests are answered from memory, and the next round tries again.
                 log.warning("replica %s cannot read the catalogue: %s", self.replica_id, error)
 
-    def _sync(self) -> None:
-        is_retry_due = bool(self._broken) and time.monotonic() >= self._retry_at_s
-        if self._catalogue.generation() == self._table.generation and not is_retry_due:
+    def _sync(self, *, is_start: bool = False) -> None:
+        due = self._due()
+        if self._catalogue.generation() == self._table.generation and not due:
             return
         changes = self._catalogue.changes_since(self._table.generation)
         # A catalogue restored from a backup may be behind what was served: then all of it is new.
         is_ahead = changes.generation >= self._table.generation
         table = self._table.after(changes) if is_ahead else self._catalogue.snapshot()
         needed = table.sha256s()
-        broken = {}
-        for sha256 in sorted(needed - self._resident):
-            try:
-                self._load_blob(sha256)
-            except Exception as error:  # a loader may raise anything, and the other adapters must not suffer
-                broken[sha256] = _reason(error)
-                log.error("adapter %s cannot be loaded: %s", sha256[:12], broken[sha256])
+        new = needed - self._announced
+        for sha256 in new:
+            self._engine.announce(sha256, partial(self._load_blob, sha256))
+        self._announced |= new
+        if not is_start:  # there may be thousands then: see `load`
+            for sha256 in sorted(new | due):
+                self._offer(sha256)
+        self._engine.keep(_active(table, self._pinned))
         before = self._table.generation
-        self._broken = broken
-        self._retry_at_s = time.monotonic() + BROKEN_RETRY_S
         self._table = table
-        freed_bytes = 0
-        for sha256 in self._resident - needed:
-            freed_bytes += self._engine.remove(sha256)
-        self._resident &= needed
-        self._freed.append(_Freed(before, table.generation, freed_bytes))
+        departures = [self._engine.remove(sha256) for sha256 in self._announced - needed]
+        self._announced &= needed
+        for sha256 in self._broken.keys() - needed:
+            self._broken.pop(sha256, None)
+        self._left.append(_Left(before, table.generation, departures))
 
-    def _load_blob(self, sha256: str) -> None:
-        self._engine.add(sha256, Adapter.from_bytes(self._blobs.read(sha256)))
-        self._resident.add(sha256)
+    def _due(self) -> set[str]:
+        """What could not be read, and may be tried again."""
+        now_s = time.monotonic()
+        return {sha256 for sha256, broken in list(self._broken.items()) if now_s >= broken.retry_at_s}
+
+    def _preload(self, deadline_s: float) -> None:
+        """Read active versions while memory has room and time is left: the pinned names first, then the hottest."""
+        hottest = self._catalogue.hottest()
+        order = dict.fromkeys([*sorted(self._pinned), *hottest, *self._table.adapters])
+        for sha256 in dict.fromkeys(_active(self._table, order)):
+            if self._offer(sha256) == "store" or time.monotonic() > deadline_s:
+                log.info("replica %s starts with a part of its adapters in memory", self.replica_id)
+                return
+
+    def _offer(self, sha256: str) -> str | None:
+        """Read an adapter and keep it where there is room; where it is then, or None if it cannot be read."""
+        began_s = time.perf_counter()
+        try:
+            adapter = self._load_blob(sha256)
+            return self._engine.offer(sha256, adapter, time.perf_counter() - began_s)
+        except Exception as error:  # the adapter alone suffers
+            self._note_broken(sha256, error)
+            return None
+
+    def _note_broken(self, sha256: str, error: Exception) -> None:
+        if sha256 not in self._due() and sha256 in self._broken:
+            return  # noted where it happened, or refused because of that
+        reason = _reason(error)
+        log.error("adapter %s cannot be loaded: %s", sha256[:12], reason)
+        self._broken[sha256] = _Broken(reason, time.monotonic() + BROKEN_RETRY_S)
+
+    def _load_blob(self, sha256: str) -> Adapter:
+        """Raises what went wrong the last time, until it is time to try again."""
+        broken = self._broken.get(sha256)
+        if broken is not None and time.monotonic() < broken.retry_at_s:
+            raise NotReadyError(f"the adapter cannot be loaded: {broken.reason}", retry_after_s=2)
+        try:
+            adapter = Adapter.from_bytes(self._blobs.read(sha256))
+        except Exception as error:  # a reader may raise anything
+            self._note_broken(sha256, error)
+            raise
+        self._broken.pop(sha256, None)
+        return adapter
+
+    def _read(self, lease: Any) -> ServerError | None:
+        try:
+            self._engine.read(lease)
+        except Exception as error:  # a refusal of the engine is as lasting as one of the reader
+            self._note_broken(lease.key, error)
+            return unavailable(error)
+        return None
 
     def _check(self, sha256: str) -> Any:
         return self._engine.check(Adapter.from_bytes(self._blobs.read(sha256)))
+
+
+def _drained(departures: Sequence[Departure]) -> list[Freed]:
+    """What they freed, once their last users are done or two seconds are over."""
+    deadline_s = time.monotonic() + DRAIN_WITHIN_S
+    return [departure.wait(max(0.0, deadline_s - time.monotonic())) for departure in departures]
+
+
+def _active(table: Snapshot, names: Iterable[str]) -> list[str]:
+    """The content of the versions that answer for these names, in their order; a name that does not is left out."""
+    entries = [table.adapters[name] for name in names if name in table.adapters]
+    return [entry.versions[entry.active].sha256 for entry in entries if entry.active is not None]
 
 
 def _pinned_version(entry: Entry, reference: Reference) -> int | None:
@@ -320,6 +437,10 @@ def _pinned_version(entry: Entry, reference: Reference) -> int | None:
 def _reason(error: Exception) -> str:
     # Only errors of our own are known to hold no path and no content.
     return str(error)[:300] if isinstance(error, AdaKronError | ServerError) else type(error).__name__
+
+
+def _unknown(name: str, known: Collection[str]) -> AdapterNotFoundError:
+    return AdapterNotFoundError(f"no adapter {name!r}", hint=_did_you_mean(name, visible(known)))
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:

@@ -7,11 +7,12 @@ Knows adapters by name and version. Knows nothing of HTTP, JSON text, Ray, or wh
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from adakron import Result, Row
+from server.access.caller import current_caller
 from server.answers import (
     AdapterAnswer,
     Answer,
@@ -74,6 +75,10 @@ class Resolver(Protocol):
         """A lease on one version, for a shadow. Raises ServerError where it cannot be had."""
         ...
 
+    async def read(self, leases: Sequence[Lease]) -> list[ServerError | None]:
+        """Get ready to encode rows for these adapters; for each, why that is not possible, or None."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Classified:
@@ -128,10 +133,11 @@ class Service:
         """Answer a request within `timeout_s` seconds. Calls with one `route_key` stay on one side of a split.
 
         A row that fails is an error in its place. Raises the first row's error where all failed (422 or 503),
-        InvalidRequestError (422), AdapterNotFoundError and VersionNotFoundError (404), OverloadedError (429),
-        NotReadyError (503), DeadlineExceededError (504).
+        InvalidRequestError (422), AdapterNotFoundError and VersionNotFoundError (404), OverloadedError and
+        RateLimitedError (429), NotReadyError (503), DeadlineExceededError (504).
         """
         plan = _plan(request)
+        await current_caller().charge(len(plan.rows))
         deadline_s = time.monotonic() + timeout_s
         adapters: dict[str, Resolved] = {}
         submission: Submission | None = None
@@ -145,9 +151,18 @@ class Service:
             async with limit:
                 for reference, param in plan.references.items():
                     adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
-                leases = [adapters[reference].lease for reference in plan.adapter_of_row]
-                submission = self._batcher.submit(plan.rows, leases, deadline_s=deadline_s)
-                outcomes = await submission.outcomes()
+                unreadable = await self._read(adapters)
+                places = [n for n, reference in enumerate(plan.adapter_of_row) if reference not in unreadable]
+                if not places:
+                    raise next(iter(unreadable.values()))
+                rows = [plan.rows[place] for place in places]
+                leases = [adapters[plan.adapter_of_row[place]].lease for place in places]
+                submission = self._batcher.submit(rows, leases, deadline_s=deadline_s)
+                answered = dict(zip(places, await submission.outcomes(), strict=True))
+                outcomes: list[Outcome] = [
+                    answered[n] if n in answered else unreadable[reference]
+                    for n, reference in enumerate(plan.adapter_of_row)
+                ]
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -163,7 +178,9 @@ class Service:
         return _classified(plan, request, adapters, outcomes, stages)
 
     async def run_rows(self, rows: Sequence[Row], leases: Sequence[Lease], *, timeout_s: float) -> list[Outcome]:
-        """Rows through the same queue and threads as requests, for probes of readiness. Releases no lease.
+        """Rows through the same queue and threads as requests, for probes and shadows. Releases no lease.
+
+        All leases must be read.
 
         Returns once no thread holds a row. Raises OverloadedError, NotReadyError, EngineFailedError,
         DeadlineExceededError.
@@ -180,7 +197,18 @@ class Service:
             await idle.wait()
 
     async def _run_shadow(self, rows: Sequence[Row], leases: Sequence[Lease], timeout_s: float) -> list[Outcome]:
+        for error in await self._resolver.read(list(dict.fromkeys(leases))):
+            if error is not None:
+                raise error
         return await self.run_rows(rows, leases, timeout_s=timeout_s)
+
+    async def _read(self, adapters: Mapping[str, Resolved]) -> dict[str, ServerError]:
+        """Those adapters that cannot be had, and why: their rows alone fail."""
+        unread = [reference for reference, adapter in adapters.items() if not adapter.lease.is_read]
+        if not unread:
+            return {}
+        errors = await self._resolver.read([adapters[reference].lease for reference in unread])
+        return {reference: error for reference, error in zip(unread, errors, strict=True) if error is not None}
 
     def _shadow(self, plan: "_Plan", adapters: dict[str, Resolved], outcomes: Sequence[Outcome]) -> None:
         for reference, adapter in adapters.items():

@@ -19,6 +19,20 @@ from server.errors import StorageUnavailableError
 from server.tidying import UPLOADS_LAST_S, collect_orphans
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder, private to its owner. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def check_complete(catalogue_url: str, blobs: BlobStore) -> None:
+    """Raises StorageUnavailableError if there are blobs and no catalogue that knows them."""
+    if not holds_catalogue(catalogue_url) and any(True for _ in blobs.stored()):
+        raise StorageUnavailableError(
+            "there are stored adapters, and the catalogue that knows them is missing",
+            hint="restore the catalogue from a backup, or move the blobs away to begin anew",
+        )
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder, private to its owner, and hold its lock.
@@ -26,7 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises StorageUnavailableError if it cannot be written or another server holds it.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageUnavailableError(
@@ -51,11 +65,7 @@ def opened(catalogue_url: str, blobs: BlobStore) -> Iterator[Catalogue]:
 
     Raises StorageUnavailableError if they are damaged, or if there are blobs and no catalogue that knows them.
     """
-    if not holds_catalogue(catalogue_url) and any(True for _ in blobs.stored()):
-        raise StorageUnavailableError(
-            "there are stored adapters, and the catalogue that knows them is missing",
-            hint="restore the catalogue from a backup, or move the blobs away to begin anew",
-        )
+    check_complete(catalogue_url, blobs)
     blobs.clear_temporary()
     catalogue = Catalogue(catalogue_url, is_writer=True)
     try:

@@ -80,6 +80,10 @@ def small_engine(**options):
     return Engine(backbone, CPU, torch.float32, **options), backbone
 
 
+def placement_of(lease):
+    return lease.resident.tenant.placement
+
+
 def test_a_mixed_batch_equals_the_transformers_model_row_by_row(world):
     engine, adapters, reference = world
     rows = rows_for(adapters, 60)
@@ -151,7 +155,7 @@ def test_a_nan_for_one_adapters_row_is_that_rows_error_alone():
     engine.add("sick", sick)
     rows = [Row("healthy", "the day"), Row("sick", "the day"), Row("healthy", "water and more of it")]
     before = logits_of(engine.classify([rows[0], rows[2]]))
-    placement = engine.lease("sick").resident.placement
+    placement = placement_of(engine.lease("sick"))
     engine.bank.sites[placement.site].tensors["up_bias"][placement.site_slot] = float("nan")
     first, error, last = engine.classify(rows)
     assert isinstance(error, RowError)
@@ -241,8 +245,9 @@ def test_replacing_an_adapter_keeps_leased_rows_on_the_former_one():
     [held] = engine.run([encoded])
     assert np.array_equal(held.logits, before)
     assert not np.allclose(after, before, atol=1e-3)
-    slot = lease.resident.placement.site_slot
-    shelf = engine.bank.sites[lease.resident.placement.site]
+    placement = placement_of(lease)
+    slot = placement.site_slot
+    shelf = engine.bank.sites[placement.site]
     assert shelf.tensors["up"][slot].any()
     lease.release()
     lease.release()
@@ -253,15 +258,18 @@ def test_removing_frees_at_once_without_users_and_later_with():
     engine, backbone = small_engine()
     engine.add("a", tiny_adapter(backbone))
     engine.add("b", tiny_adapter(backbone, seed=1))
-    assert engine.remove("a") > 0
+    assert engine.remove("a").wait(0).device_bytes > 0
     assert "a" not in engine
     lease = engine.lease("b")
-    assert engine.remove("b") > 0
+    site = placement_of(lease).site
+    departure = engine.remove("b")
+    assert departure.wait(0).device_bytes == 0
     with pytest.raises(UnknownAdapterError):
         engine.lease("b")
-    free = len(engine.bank.sites[lease.resident.placement.site].free)
+    free = len(engine.bank.sites[site].free)
     lease.release()
-    assert len(engine.bank.sites[lease.resident.placement.site].free) == free + 1
+    assert departure.wait(0).device_bytes > 0
+    assert len(engine.bank.sites[site].free) == free + 1
     with pytest.raises(UnknownAdapterError):
         engine.remove("b")
 

@@ -69,11 +69,12 @@ def test_a_slot_is_whole_when_its_adapter_is_added(card_bank):
 @pytest.mark.gpu
 def test_a_batch_under_way_reads_the_former_tenant_to_its_end(card_bank):
     bank, adapters = card_bank
-    former, big = bank.add(adapters[0]), torch.ones(1 << 14, 1 << 14, device="cuda")
+    tenant, big = bank.place(bank.pack(adapters[0])), torch.ones(1 << 14, 1 << 14, device="cuda")
     for _ in range(10):
         big @ big  # the copy below waits behind these
+    former = tenant.placement
     read = slot_of(bank, former)
-    bank.remove(former)
+    bank.remove(tenant)
     assert bank.add(adapters[1]) == former
     assert torch.equal(read.cpu(), adapters[0].tensors["layers.2.up.weight"].T)
     assert torch.equal(slot_of(bank, former).cpu(), adapters[1].tensors["layers.2.up.weight"].T)

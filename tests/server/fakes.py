@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from adakron import Adapter
 from adakron.errors import UnknownAdapterError
+from adakron.residents import Freed
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.database import sqlite_url
@@ -47,37 +48,74 @@ class FakeLease:
     engine: "FakeEngine"
     is_held: bool = True
 
+    @property
+    def is_read(self) -> bool:
+        return self.key in self.engine.adapters
+
     def release(self) -> None:
         if self.is_held:
             self.is_held = False
             self.engine.leased[self.key] -= 1
 
 
+@dataclass
+class FakeDeparture:
+    device_bytes: int
+    host_bytes: int = 0
+
+    def wait(self, timeout_s: float) -> Freed:
+        return Freed(self.device_bytes, self.host_bytes)
+
+
 class FakeEngine:
-    """Keys and adapters, no arithmetic. `refuse` is raised by add and check for the sha256 in it."""
+    """Keys and adapters, no arithmetic; it has room for all, but for `room`. `refuse` is raised by offer and check."""
 
     def __init__(self) -> None:
         self.adapters: dict[str, Adapter] = {}
+        self.sources: dict[str, Callable[[], Adapter]] = {}
+        self.kept: list[str] = []
         self.leased: Counter[str] = Counter()
         self.refuse: dict[str, Exception] = {}
         self.added: list[str] = []
+        self.room = 1_000_000
         self.before_add: Callable[[], None] = lambda: None
         self.lock = threading.Lock()
 
-    def add(self, key: str, adapter: Adapter) -> None:
+    def announce(self, key: str, source: Callable[[], Adapter]) -> None:
+        self.sources[key] = source
+
+    def offer(self, key: str, adapter: Adapter, read_cost_s: float) -> str:
         self.before_add()
         if key in self.refuse:
             raise self.refuse[key]
+        if len(self.adapters) >= self.room:
+            return "store"
         self.added.append(key)
         self.adapters[key] = adapter
+        return "device"
 
-    def remove(self, key: str) -> int:
-        return self.adapters.pop(key).size_bytes
+    def read(self, lease: FakeLease) -> None:
+        adapter = self.sources[lease.key]()
+        if lease.key in self.refuse:
+            raise self.refuse[lease.key]
+        self.added.append(lease.key)
+        self.adapters[lease.key] = adapter
+
+    def keep(self, keys: Collection[str]) -> None:
+        self.kept = list(keys)
+
+    def tier(self, key: str) -> str | None:
+        return "device" if key in self.adapters else "store" if key in self.sources else None
+
+    def remove(self, key: str) -> FakeDeparture:
+        del self.sources[key]
+        adapter = self.adapters.pop(key, None)
+        return FakeDeparture(0 if adapter is None else adapter.size_bytes)
 
     def lease(self, key: str | None) -> FakeLease:
         assert key is not None
         with self.lock:
-            if key not in self.adapters:
+            if key not in self.sources:
                 raise UnknownAdapterError(key)
             self.leased[key] += 1
         return FakeLease(key, self)
@@ -111,6 +149,9 @@ class LocalReplicas(Replicas):
 
     async def describe(self, names: Sequence[str]) -> list[ReplicaStatus]:
         return [r.status(names) for r in self.replicas if r.replica_id not in self.deaf]
+
+    async def take_uses(self) -> list[dict[str, int]]:
+        return [r.take_uses() for r in self.replicas if r.replica_id not in self.deaf]
 
 
 def with_broken_tensor(adapter: Adapter) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from adakron import Result, Row, RowError
 from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint, ProblemType
-from server.errors import AdapterNotFoundError, NotReadyError, VersionNotFoundError
+from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
 from server.names import Reference
 from server.service import Resolved
 
@@ -51,6 +51,7 @@ class StubLease:
         self.key = key
         self.config = engine.adapters[key]
         self.is_held = True
+        self.is_read = key not in engine.unread
         engine.held[key] += 1
         engine.leases_ever += 1
 
@@ -76,6 +77,9 @@ class StubEngine:
     numeric        keys whose rows come back as ADAPTER_NUMERIC_ERROR
     deadly         keys whose presence raises SystemExit in the worker thread
     short          results, or encoded rows, left out of what is returned
+    cold           keys that are not on the device until they are fetched; `load_gate` lets a fetch go on
+    unloadable     keys whose fetch raises this
+    unread         keys that must be read before rows can be encoded; the resolver does it, or raises `unreadable`
     """
 
     def __init__(self) -> None:
@@ -89,6 +93,18 @@ class StubEngine:
         self.failing_texts: set[str] = set()
         self.numeric: set[str] = set()
         self.deadly: set[str] = set()
+        self.is_crowded = False
+        self.cold: set[str] = set()
+        self.unloadable: dict[str, BaseException] = {}
+        self.unread: set[str] = set()
+        self.unreadable: dict[str, ServerError] = {}
+        self.pins: Counter[str] = Counter()
+        self.fetched: list[str] = []
+        self.load_gate = threading.Event()
+        self.load_gate.set()
+        self.loading = threading.Event()
+        self.ran_without_pin: list[str] = []
+        self._pins_lock = threading.Lock()
         self.short_results = 0
         self.short_encoded = 0
         self.gate = threading.Event()
@@ -117,8 +133,35 @@ class StubEngine:
         encoded = [self._encode(row, lease) for row, lease in zip(rows, leases, strict=True)]
         return encoded[: len(encoded) - self.short_encoded]
 
+    @property
+    def n_pinned(self) -> int:
+        return sum(self.pins.values())
+
+    def pin(self, lease: StubLease, rows: int = 1, *, again: bool = False) -> bool:
+        with self._pins_lock:
+            if lease.key in self.cold:
+                return False
+            self.pins[lease.key] += rows
+            return True
+
+    def fetch(self, lease: StubLease) -> None:
+        self.loading.set()
+        assert self.load_gate.wait(60)
+        self.fetched.append(lease.key)
+        if lease.key in self.unloadable:
+            raise self.unloadable[lease.key]
+        with self._pins_lock:
+            self.cold.discard(lease.key)
+            self.pins[lease.key] += 1
+
+    def unpin(self, lease: StubLease) -> None:
+        with self._pins_lock:
+            self.pins[lease.key] -= 1
+            assert self.pins[lease.key] >= 0
+
     def run(self, rows: Sequence[StubEncoded]) -> list[Result | RowError]:
         self.batches.append(list(rows))
+        self.ran_without_pin += [row.lease.key for row in rows if not self.pins[row.lease.key]]
         self.running.set()
         assert self.gate.wait(60)
         keys = {row.lease.key for row in rows}
@@ -197,3 +240,9 @@ class StubResolver:
             raise VersionNotFoundError(f"adapter '{name}' has no version {wanted}")
         sha256 = self.versions[name][wanted]
         return Resolved(name, wanted, sha256, self.engine.lease(sha256), self.shadow.get(name))
+
+    async def read(self, leases: Sequence[StubLease]) -> list[ServerError | None]:
+        errors = [self.engine.unreadable.get(lease.key) for lease in leases]
+        for lease, error in zip(leases, errors, strict=True):
+            lease.is_read = error is None
+        return errors

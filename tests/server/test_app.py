@@ -1,7 +1,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -10,6 +10,7 @@ import pytest_asyncio
 from pydantic import TypeAdapter
 
 from server import examples
+from server.access.gate import Gate
 from server.answers import ItemsAnswer, ManyAdaptersAnswer, OneAdapterAnswer
 from server.app import make_app
 from server.errors import NotReadyError, OverloadedError
@@ -22,7 +23,12 @@ ADMIN_OPENAPI = {"paths": {"/v1/adapters": {"get": {"summary": "List"}}}, "compo
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        gate: Gate | None = None,
+        cors: Sequence[str] = (),
+        admin_openapi: Callable[[], dict[str, Any]] = lambda: ADMIN_OPENAPI,
+    ) -> None:
         self.engine = StubEngine()
         self.resolver = StubResolver(self.engine)
         self.service = Service(
@@ -39,7 +45,9 @@ class Bench:
             info=lambda: {"backbone": "stub"},
             is_ready=self.is_ready,
             collect_metrics=self.collect_metrics,
-            admin_openapi=lambda: ADMIN_OPENAPI,
+            admin_openapi=admin_openapi,
+            gate=gate,
+            cors=cors,
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 
@@ -331,7 +339,7 @@ async def test_other_methods_are_405_with_allow(bench: Bench, method: str, allow
     assert reply.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("path", ["/v1/classify/", "/V1/classify", "/v1//classify", "/", "/v1", "/v1/classify%00"])
+@pytest.mark.parametrize("path", ["/v1/classify/", "/V1/classify", "/v1//classify", "/", "/v1"])
 async def test_near_misses_are_404_and_no_redirect(bench: Bench, path: str) -> None:
     assert (await bench.client.get(path)).status_code == 404
 

@@ -459,3 +459,51 @@ def test_delete_of_a_version_in_the_split_raises(catalogue: Catalogue, split: Sp
     catalogue.split("x", split)
     with pytest.raises(ConflictError, match="split"):
         catalogue.delete_version("x", 2)
+
+
+def test_names_are_told_by_how_much_they_are_called(catalogue: Catalogue) -> None:
+    for name in ("x", "y", "z", "gone"):
+        catalogue.add_version(name, A, 1)
+    generation = catalogue.generation()
+    assert catalogue.hottest() == []
+    catalogue.note_uses({"x": 2, "y": 5, "gone": 9, "nobody": 7})
+    catalogue.note_uses({"x": 4})
+    catalogue.delete_name("gone")
+    assert catalogue.hottest() == ["x", "y"]
+    assert catalogue.generation() == generation + 1
+
+
+def test_heat_halves_every_day_and_a_clock_set_back_makes_nothing_hotter(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1_000_000_000.0
+    monkeypatch.setattr("server.catalogue.time.time", lambda: now_s)
+    for name in ("x", "y"):
+        catalogue.add_version(name, A, 1)
+    catalogue.note_uses({"x": 10})
+    now_s += 2 * 24 * 3600
+    catalogue.note_uses({"y": 3})
+    assert catalogue.hottest() == ["y", "x"]
+    now_s -= 30 * 24 * 3600
+    catalogue.note_uses({"x": 1})
+    assert catalogue.hottest() == ["x", "y"]  # 11 as nothing was halved, but not 10 times 2 ** 28
+    now_s += 30 * 24 * 3600
+    catalogue.note_uses({"y": 1})
+    assert catalogue.hottest()[0] == "y"
+
+
+def test_only_so_many_versions_are_kept_beside_those_that_answer(url: str) -> None:
+    catalogue = Catalogue(url, is_writer=True, keep_versions=2)
+    for number in range(1, 4):
+        catalogue.add_version("x", f"{number:064x}", 1)
+    catalogue.activate("x", 1)
+    catalogue.split("x", Split({1: 50, 2: 50}, None))
+    for number in range(4, 8):
+        catalogue.add_version("x", f"{number:064x}", 1, activate=False)
+    entry = catalogue.snapshot().adapters["x"]
+    assert list(entry.versions) == [1, 2, 6, 7]  # 1 and 2 answer
+    assert [event.version for event in catalogue.history("x", 20) if event.action == "retire"] == [5, 4, 3]
+    assert catalogue.add_version("x", f"{3:064x}", 1, activate=False).version == 8  # numbers are never used again
+    catalogue.add_versions([Addition("x", f"{9:064x}", 1, None, None)])
+    assert list(catalogue.snapshot().adapters["x"].versions) == [7, 8, 9]
+    catalogue.close()

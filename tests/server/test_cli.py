@@ -40,6 +40,14 @@ EVERY_FLAG: dict[str, Any] = {
     "cache_budget_bytes": 1_000_000,
     "batch_budget_tokens": 4096,
     "device_budget_bytes": 10_000,
+    "host_budget_bytes": 20_000,
+    "pinned": "sst2,acme/x",
+    "keep_versions": 3,
+    "rate_limit_rows": 600,
+    "rate_limit_url": "redis://host:6379/0",
+    "tenant_adapters": 10,
+    "tenant_bytes": 1_000_000,
+    "cors_origins": "https://app.example.org",
     "adapters_dir": Path("/tmp/y"),
     "log_level": "DEBUG",
 }
@@ -64,7 +72,8 @@ def test_flag_wins_over_variable(served: list[Settings], monkeypatch: pytest.Mon
     [
         (["--port", "70000"], "ADAKRON_PORT"),
         (["--port", "x"], "ADAKRON_PORT"),
-        (["--host", "0.0.0.0"], "no keys"),
+        (["--host", "a b"], "ADAKRON_HOST"),
+        (["--cors-origins", "*"], "ADAKRON_CORS_ORIGINS"),
         (["--replicas", "0"], "ADAKRON_REPLICAS"),
     ],
 )

@@ -162,7 +162,7 @@ async def test_probe_returns_every_lease(plane: DataPlane, engine: Engine) -> No
 
 
 async def test_leases_under_way_are_counted(plane: DataPlane, engine: Engine) -> None:
-    before = engine.leases
+    before = engine.residency().leases
     with engine.lease(None), engine.lease(plane.replica._table.adapters["acme/x"].versions[1].sha256):
         assert f"adakron_leases {before + 2:.1f}" in plane.metrics.render().decode()
-    assert engine.leases == before
+    assert engine.residency().leases == before

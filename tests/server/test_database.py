@@ -73,7 +73,7 @@ def test_newer_format_is_refused_by_number(catalogue: Catalogue, path: Path) -> 
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET format_version = 7")
     connection.close()
-    with pytest.raises(StorageUnavailableError, match="format_version 7; this release reads 2"):
+    with pytest.raises(StorageUnavailableError, match="format_version 7; this release reads 4"):
         Catalogue(sqlite_url(path), is_writer=True)
 
 
@@ -201,7 +201,7 @@ def test_file_of_format_1_is_migrated_with_all_that_is_in_it(path: Path) -> None
 
 def test_reader_of_an_older_format_is_told_what_it_found(path: Path) -> None:
     write_format_1(path)
-    with pytest.raises(StorageUnavailableError, match="format_version 1; this release reads 2"):
+    with pytest.raises(StorageUnavailableError, match="format_version 1; this release reads 4"):
         Catalogue(sqlite_url(path), is_writer=False)
 
 

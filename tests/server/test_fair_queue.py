@@ -110,3 +110,15 @@ def test_everything_pushed_comes_out_once_in_lane_order_and_within_budget() -> N
     for lane in {lane for lane, _, _ in pushed}:
         steps = [step for name, step, _ in taken if name == lane]
         assert steps == sorted(steps)
+
+
+def test_cost_is_that_of_all_that_waits() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for n, lane in enumerate("abac"):
+        queue.push(lane, n, 10 + n)
+    assert queue.cost == 46
+    taken = queue.take(30, lambda entry: entry != 0)
+    assert queue.cost == 46 - 10 - sum(10 + n for n in taken)
+    assert sorted([*taken, *queue.drain(), 0]) == [0, 1, 2, 3]
+    assert (queue.cost, len(queue)) == (0, 0)
+    assert queue.take(100, lambda _: True) == []

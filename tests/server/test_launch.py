@@ -79,6 +79,36 @@ def test_adapters_folder_that_is_none_is_named(capsys: pytest.CaptureFixture[str
     assert "is not a folder" in refused(capsys, settings | {"adapters_dir": Path("/no/such/folder")})
 
 
+def test_address_that_others_reach_without_a_key_is_refused_and_says_how_to_make_one(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings |= {"host": "0.0.0.0", "adapters_dir": tmp_path}
+    assert "adakron keys create" in refused(capsys, settings)
+    store = Settings(**settings).open_keys(is_writer=True)
+    _, key = store.create(["read"])
+    store.revoke(key.id)
+    assert "there is no key" in refused(capsys, settings)
+    store.create(["read"], expires_s=1)
+    assert "there is no key" in refused(capsys, settings)
+    store.create(["read"])
+    launch._prepare_state(Settings(**settings))
+    store.close()
+
+
+def test_loopback_without_a_key_is_open_and_the_log_says_so(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings |= {"adapters_dir": tmp_path}
+    launch._prepare_state(Settings(**settings))
+    assert "may do everything" in caplog.text
+    caplog.clear()
+    store = Settings(**settings).open_keys(is_writer=True)
+    store.create(["read"])
+    store.close()
+    launch._prepare_state(Settings(**settings))
+    assert "may do everything" not in caplog.text
+
+
 def test_lost_catalogue_is_named(capsys: pytest.CaptureFixture[str], settings: dict[str, Any]) -> None:
     blob = settings["state_dir"] / "blobs" / "ab" / ("ab" * 32)
     blob.parent.mkdir(parents=True)
@@ -149,6 +179,19 @@ def test_example_call_is_a_shell_command_with_a_body_that_is_taken(takes_pair: b
 def test_example_call_prefers_an_adapter_of_single_texts() -> None:
     adapters: list[dict[str, object]] = [{"name": "pairs", "takes_pair": True}, {"name": "texts", "takes_pair": False}]
     assert '"texts"' in example_call("http://x", adapters)
+
+
+def test_example_call_carries_a_key_where_one_is_needed() -> None:
+    for adapters in ([], [{"name": "texts", "takes_pair": False}]):
+        assert 'authorization: Bearer $ADAKRON_API_KEY"' in example_call("http://x", list(adapters), has_keys=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:8000"), ("0.0.0.0", "http://127.0.0.1:8000"), ("::", "http://[::1]:8000")],
+)
+def test_server_is_asked_where_this_machine_reaches_it(host: str, url: str) -> None:
+    assert launch._url(Settings(host=host)) == url
 
 
 def test_example_call_without_adapters_registers_one() -> None:

@@ -5,6 +5,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
+from adakron.residents import Residency
 from server.metrics import Metrics, RequestRecorder, merge
 
 
@@ -113,3 +114,17 @@ async def test_a_client_that_left_counts_as_499() -> None:
     with pytest.raises(asyncio.CancelledError):
         await RequestRecorder(app, own)(scope_of(), receive, send)
     assert samples(own.render())["adakron_requests_total", (("code", "499"), ("route", "other"))] == 1
+
+
+def test_what_the_engine_says_of_its_tiers_is_asked_anew_each_time() -> None:
+    metrics = Metrics()
+    now = Residency(adapters=9, device_adapters=3, host_adapters=2, leases=4, pins=1, hits=7, host_evictions=5)
+    metrics.watch(lambda: now)
+    assert metrics.registry.get_sample_value("adakron_adapters", {"tier": "device"}) == 3
+    assert metrics.registry.get_sample_value("adakron_adapters", {"tier": "known"}) == 9
+    assert metrics.registry.get_sample_value("adakron_adapter_evictions_total", {"tier": "host"}) == 5
+    assert metrics.registry.get_sample_value("adakron_leases") == 4
+    now = Residency(hits=8)
+    text = metrics.render().decode()
+    assert "adakron_adapter_hits_total 8.0" in text
+    assert merge({"r": metrics.render()}).decode().count("# TYPE adakron_adapter_loads_total counter") == 1

@@ -280,3 +280,21 @@ async def test_tidying_goes_on_after_a_failure(house: House, monkeypatch: pytest
         while calls < 3:
             await asyncio.sleep(0.01)
     tidying.cancel()
+
+
+async def test_uses_are_written_down_for_the_next_start(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.registry.NOTE_USES_EVERY_S", 0.01)
+    for name in ("x", "y"):
+        house.catalogue.add_version(name, "a" * 64, 1)
+    told = [{"y": 2}, {"y": 1, "x": 1}]
+
+    async def take_uses() -> list[dict[str, int]]:
+        return [told.pop()] if told else []
+
+    monkeypatch.setattr(house.replicas, "take_uses", take_uses)
+    task = asyncio.create_task(house.registry.note_uses())
+    async with asyncio.timeout(5):
+        while house.catalogue.hottest() != ["y", "x"]:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -47,6 +47,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
+def reader(store: Store) -> Catalogue:
+    return store.reader
+
+
+@pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
 
@@ -184,14 +189,14 @@ async def test_apply_reports_generation_and_bytes_freed(store: Store, replica: R
     store.add("x", ONE)
     replica.load()
     generation = store.writer.delete_name("x").generation
-    assert await replica.apply(generation) == ("r1", generation, ONE.size_bytes)
-    assert await replica.apply(generation) == ("r1", generation, ONE.size_bytes)
+    assert await replica.apply(generation) == ("r1", generation, ONE.size_bytes, 0)
+    assert await replica.apply(generation) == ("r1", generation, ONE.size_bytes, 0)
 
 
 async def test_apply_of_what_is_already_served_frees_nothing(store: Store, replica: Replica) -> None:
     generation = store.add("x", ONE)
     replica.load()
-    assert await replica.apply(generation) == ("r1", generation, 0)
+    assert await replica.apply(generation) == ("r1", generation, 0, 0)
 
 
 async def test_apply_reports_a_lower_generation_if_the_change_cannot_be_loaded(
@@ -283,8 +288,11 @@ async def test_damaged_blob_blocks_only_its_own_adapter(store: Store, replica: R
     store.blobs.delete(ONE.sha256)
     replica.load()
     assert (await replica.resolve(Reference("y"), None)).version == 1
-    with pytest.raises(NotReadyError, match="cannot be served"):
-        await replica.resolve(Reference("x"), None)
+    lease = (await replica.resolve(Reference("x"), None)).lease
+    assert not lease.is_read
+    [error] = await replica.read([lease])
+    assert isinstance(error, NotReadyError)
+    assert "cannot read a stored adapter" in error.message
     assert set(replica.status([]).broken) == {ONE.sha256}
 
 
@@ -466,3 +474,91 @@ async def test_replica_ahead_of_a_restored_catalogue_follows_it_back(store: Stor
         connection.exec_driver_sql("UPDATE versions SET state = 'deleted' WHERE name = 'gone'")
     await replica.sync()
     assert (replica.generation, replica.names()) == (1, ("x",))
+
+
+async def test_what_the_start_has_no_room_for_is_read_when_it_is_asked_for(
+    store: Store, engine: FakeEngine, replica: Replica
+) -> None:
+    engine.room = 1
+    store.add("x", ONE)
+    store.add("y", TWO)
+    store.writer.note_uses({"y": 5})
+    replica.load()
+    assert engine.added == [TWO.sha256]
+    cold = (await replica.resolve(Reference("x"), None)).lease
+    assert not cold.is_read
+    assert await replica.read([cold]) == [None]
+    assert cold.is_read
+
+
+async def test_a_start_reads_pinned_names_first_then_the_hottest(
+    store: Store, engine: FakeEngine, reader: Catalogue
+) -> None:
+    adapters = {name: tiny_adapter(seed) for seed, name in enumerate("abcd", 10)}
+    for name, adapter in adapters.items():
+        store.add(name, adapter)
+    store.writer.note_uses({"c": 3, "b": 9})
+    replica = Replica(engine, reader, store.blobs, replica_id="r1", pinned=["d", "nobody"])
+    replica.load()
+    assert engine.added == [adapters[name].sha256 for name in "dbca"]
+    assert engine.kept == [adapters["d"].sha256]
+
+
+async def test_a_start_stops_reading_when_its_time_is_over(
+    store: Store, engine: FakeEngine, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.replica.PRELOAD_WITHIN_S", -1.0)
+    store.add("x", ONE)
+    store.add("y", TWO)
+    replica.load()
+    assert len(engine.added) == 1
+    assert replica.names() == ("x", "y")
+
+
+async def test_a_version_that_takes_over_a_pinned_name_is_the_one_that_is_kept(
+    store: Store, engine: FakeEngine, reader: Catalogue
+) -> None:
+    replica = Replica(engine, reader, store.blobs, replica_id="r1", pinned=["x"])
+    store.add("x", ONE)
+    replica.load()
+    await replica.apply(store.add("x", TWO))
+    assert engine.kept == [TWO.sha256]
+
+
+async def test_a_failed_read_is_not_tried_again_at_once(
+    store: Store, engine: FakeEngine, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("x", ONE)
+    store.blobs.delete(ONE.sha256)
+    replica.load()
+    lease = (await replica.resolve(Reference("x"), None)).lease
+    reads: list[str] = []
+    read = store.blobs.read
+    monkeypatch.setattr(store.blobs, "read", lambda sha256: reads.append(sha256) or read(sha256))
+    for _ in range(5):
+        [error] = await replica.read([lease])
+        assert isinstance(error, NotReadyError)
+    assert reads == []
+    store.add("x", ONE)
+    monkeypatch.setattr("server.replica.time.monotonic", lambda: 1e12)
+    assert await replica.read([lease]) == [None]
+    assert reads == [ONE.sha256]
+    assert replica.status([]).broken == {}
+
+
+async def test_uses_are_told_once(store: Store, replica: Replica) -> None:
+    store.add("x", ONE)
+    replica.load()
+    for _ in range(3):
+        (await replica.resolve(Reference("x"), None)).lease.release()
+    assert replica.take_uses() == {"x": 3}
+    assert replica.take_uses() == {}
+    assert replica.status(["x"]).uses["x"].requests == 3
+
+
+async def test_status_says_the_tier_of_every_version(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    engine.room = 1
+    store.add("x", ONE)
+    store.add("x", TWO)
+    replica.load()
+    assert replica.status(["x"]).tiers == {TWO.sha256: "device", ONE.sha256: "store"}

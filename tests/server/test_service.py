@@ -421,3 +421,34 @@ async def test_call_that_fails_has_no_shadow(bench: Bench) -> None:
     with pytest.raises(InputError):
         await bench.answer({"adapter": "sst2", "inputs": ["  "]})
     assert not bench.service.shadows._under_way
+
+
+async def test_an_adapter_that_cannot_be_read_fails_its_own_rows_alone(bench: Bench) -> None:
+    sick = bench.resolver.versions["sst2"][1]
+    bench.engine.unread = {sick, bench.resolver.versions["acme/topics"][1]}
+    bench.engine.unreadable = {sick: NotReadyError("the adapter cannot be loaded: torn")}
+    items = [{"adapter": name, "text": "a text"} for name in ("sst2", "acme/topics", "sst2")]
+    answer = await bench.answer({"items": items})
+    assert answer["errors"] == 2
+    assert [result.get("error", {}).get("code") for result in answer["results"]] == ["NOT_READY", None, "NOT_READY"]
+    assert answer["results"][1]["adapter"] == "acme/topics"
+    with pytest.raises(NotReadyError, match="torn"):
+        await bench.classify({"adapter": "sst2", "inputs": ["x"]})
+
+
+async def test_leases_come_back_when_nothing_can_be_read(bench: Bench) -> None:
+    key = bench.resolver.versions["sst2"][1]
+    bench.engine.unread, bench.engine.unreadable = {key}, {key: NotReadyError("torn")}
+    with pytest.raises(NotReadyError):
+        await bench.classify({"adapter": "sst2", "inputs": ["x"]})
+    assert bench.engine.n_held == 0
+
+
+async def test_a_shadow_that_was_never_read_is_read_before_it_runs(bench: Bench) -> None:
+    shadow = bench.resolver.add("sst2")
+    bench.resolver.add("sst2")
+    bench.engine.unread = {shadow}
+    bench.resolver.shadow = {"sst2": 2}
+    await bench.classify({"adapter": "sst2", "inputs": ["one", "two"]})
+    await until(lambda: sum(bench.service.shadows.verdicts("sst2", 2).values()) == 2)
+    assert bench.service.shadows.verdicts("sst2", 2)["failed"] == 0

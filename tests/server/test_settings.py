@@ -28,14 +28,42 @@ def test_paths_are_absolute_and_home_is_expanded() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_loopback_host_is_taken(host: str) -> None:
-    assert Settings(host=host).host == host
+def test_loopback_address_is_known_as_one(host: str) -> None:
+    assert Settings(host=host).is_loopback
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", ""])
-def test_public_host_is_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(ValidationError, match="no keys"):
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.example.org"])
+def test_address_that_others_reach_is_known_as_one(host: str) -> None:
+    assert not Settings(host=host).is_loopback
+
+
+@pytest.mark.parametrize("host", ["", "a b", "host:80/x", "é"])
+def test_what_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="host"):
         Settings(host=host)
+
+
+def test_origins_are_split_at_commas() -> None:
+    assert Settings(cors_origins="https://a.example, http://localhost:3000").cors == (
+        "https://a.example",
+        "http://localhost:3000",
+    )
+    assert Settings().cors == ()
+
+
+@pytest.mark.parametrize("origin", ["*", "https://*.example", "example.org", "https://a.example/path", "null"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValidationError, match="origin"):
+        Settings(cors_origins=origin)
+
+
+def test_password_of_redis_is_never_shown() -> None:
+    settings = Settings.model_validate({"rate_limit_url": "redis://:secret@host:6379/0"})
+    assert "secret" not in f"{settings!r} {settings.model_dump_json()}"
+    for wrong in ("memcached://:secret@host:1", "redis://:secret@host/0", "redis://:secret@host:1/0?db=2"):
+        with pytest.raises(ValidationError, match="redis://host") as caught:
+            Settings.model_validate({"rate_limit_url": wrong})
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +77,9 @@ def test_public_host_is_refused_with_the_reason(host: str) -> None:
         {"batch_budget_tokens": 1},
         {"device_budget_bytes": 0},
         {"log_level": "LOUD"},
+        {"rate_limit_rows": 0},
+        {"tenant_adapters": 0},
+        {"tenant_bytes": -1},
         {"colour": "red"},
     ],
 )
@@ -73,3 +104,10 @@ def test_password_of_the_catalogue_is_never_shown() -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"catalogue_url": "mysql://me:secret@db/x"})
     assert "secret" not in str(caught.value)
+
+
+def test_pinned_names_come_as_a_list_with_commas_and_must_be_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAKRON_PINNED", "sst2, acme/x,")
+    assert Settings().pinned == ("sst2", "acme/x")
+    with pytest.raises(ValidationError, match="pinned"):
+        Settings(pinned=("../x",))
