@@ -19,7 +19,7 @@ from adakron.kernels.interface import Norm
 from adakron.kernels.tiles import Passes, segments_of
 from adakron.plan import Stage
 
-TILE_TOKENS = 36  # what one thread takes at a time: some blocks of native.cpp's TOKENS
+TILE_TOKENS = 48  # what one thread takes at a time: some blocks of native.cpp's TOKENS
 
 _SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
