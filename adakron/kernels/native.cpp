@@ -436,18 +436,29 @@ static void row_means(const T* x, const int64_t* starts, const int64_t* lengths,
                       int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (int row = 0; row < n_rows; row++) {
+        const T* first = x + starts[row] * width;
+        const int64_t length = lengths[row];
         float* target = out + (int64_t)row * width;
-        for (int d = 0; d < width; d++) target[d] = 0;
-        for (int64_t token = starts[row]; token < starts[row] + lengths[row]; token++)
-            for (int d = 0; d < width; d++) target[d] += load_one(x + token * width + d);
-        for (int d = 0; d < width; d++) target[d] /= (float)lengths[row];
+        int d = 0;
+        for (; d + 4 * VL <= width; d += 4 * VL) {
+            Vec total[4] = {};
+            for (int64_t t = 0; t < length; t++)
+                for (int n = 0; n < 4; n++) total[n] += load(first + t * width + d + n * VL);
+            for (int n = 0; n < 4; n++) store(target + d + n * VL, total[n] / (float)length);
+        }
+        for (; d < width; d++) {
+            float total = 0;
+            for (int64_t t = 0; t < length; t++) total += load_one(first + t * width + d);
+            target[d] = total / (float)length;
+        }
     }
 }
 
-struct Product {
+struct Product {  // a row of the table that native.py makes
     const void *weight, *bias;
     int64_t row, width, begin;
 };
+static_assert(sizeof(Product) == 5 * sizeof(int64_t), "addresses take 64 bits");
 
 // out[begin : begin + width] = weight x[row] + bias, for each product; widths differ from one to the next.
 template <typename W>
