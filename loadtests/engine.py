@@ -71,9 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for wanted in options.dtype:
             dtype = choose_dtype(wanted, device)
             print(f"== {name}, {str(dtype).removeprefix('torch.')}, rows: {trace.source}", flush=True)
-            bench = Bench(
-                backbone, dtype, device, trace, QUICK if options.quick else FULL, started_s=started_s, say=_say
-            )
+            scale = QUICK if options.quick else FULL
+            bench = Bench(backbone, dtype, device, trace, scale, source=name, started_s=started_s, say=_say)
             cases.append(bench.run())
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"engine-{device.type}.json"

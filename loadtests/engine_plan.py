@@ -103,6 +103,7 @@ class Bench:
     Contests run on the threads that torch has when the bench is made. Everything is set up on one: thousands of small
     copies are not faster on more, and on a busy machine the threads wait for each other.
 
+    source     the backbone's name for `Backbone.load`, for a process of Ray's
     started_s  when `Scale.total_s` began, on time.perf_counter
     say        takes each finished outcome, and each note
     """
@@ -115,12 +116,13 @@ class Bench:
         trace: Trace,
         scale: Scale,
         *,
+        source: str,
         started_s: float,
         say: Callable[[Outcome | str], None],
     ) -> None:
         self.backbone, self.dtype, self.device = backbone, dtype, device
         self.trace, self.scale, self.say = trace, scale, say
-        self._deadline_s = started_s + scale.total_s
+        self._source, self._deadline_s = source, started_s + scale.total_s
         dtype_name = str(dtype).removeprefix("torch.")
         self._threads = torch.get_num_threads()
         with torch_threads(1):
@@ -305,7 +307,7 @@ class Bench:
         except ImportError:
             self._note(f"{names.B4}: skipped, ray is not installed")
             return
-        multiplexed = RayMultiplexed(self.backbone.name, self.adapters, self.dtype, self.device, self._threads)
+        multiplexed = RayMultiplexed(self._source, self.adapters, self.dtype, self.device, self._threads)
         try:
             batch = Batch(self.trace.rows(ROWS), self.trace.spread(ROWS, ROWS, len(self.keys)))
             yield (

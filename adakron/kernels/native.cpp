@@ -139,6 +139,29 @@ static inline void store_norm(const float* y, const T* weight, const T* bias, fl
     for (; d < width; d++) store_one(out + d, (y[d] - mean) * scale * load_one(weight + d) + load_one(bias + d));
 }
 
+// out[n] = LayerNorm(words[ids[n]] + types[type_ids[n]] + positions[places[n]]); types may be null.
+template <typename T>
+static void embed(const T* words, const T* types, const T* positions, const int64_t* ids, const int64_t* type_ids,
+                  const int64_t* places, const T* weight, const T* bias, float eps, int count, int width, T* out,
+                  int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> y(width);
+#pragma omp for schedule(static)
+        for (int n = 0; n < count; n++) {
+            const T *word = words + ids[n] * width, *place = positions + places[n] * width;
+            const T* type = types ? types + type_ids[n] * width : nullptr;
+            int d = 0;
+            for (; d + VL <= width; d += VL) {
+                Vec part = load(word + d) + load(place + d);
+                store(y.data() + d, type ? part + load(type + d) : part);
+            }
+            for (; d < width; d++) y[d] = load_one(word + d) + load_one(place + d) + (type ? load_one(type + d) : 0);
+            store_norm(y.data(), weight, bias, eps, width, out + (int64_t)n * width);
+        }
+    }
+}
+
 template <typename T>
 struct Site {
     const T *down, *down_bias, *up, *up_bias;
@@ -475,6 +498,11 @@ static void grouped_products(const float* x, int in_width, const Product* produc
 }
 
 #define EXPORT(NAME, T)                                                                                                \
+    void embed_##NAME(const T* words, const T* types, const T* positions, const int64_t* ids, const int64_t* type_ids, \
+                      const int64_t* places, const T* weight, const T* bias, float eps, int count, int width, T* out,  \
+                      int threads) {                                                                                   \
+        embed(words, types, positions, ids, type_ids, places, weight, bias, eps, count, width, out, threads);          \
+    }                                                                                                                  \
     void gelu_##NAME(T* x, int64_t count, int threads) { apply_gelu(x, count, threads); }                              \
     void attend_##NAME(const T* qkv, T* out, const int64_t* starts, const int64_t* lengths, int n_rows, int n_heads,   \
                        int head_dim, int threads) {                                                                    \

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adakron.bank import BankView
-from adakron.kernels.interface import Norm
+from adakron.kernels.interface import Embeddings, Norm
 from adakron.kernels.tiles import Passes, segments_of
 from adakron.plan import Stage
 
@@ -46,6 +46,7 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL, heads: int, dtype: torch.dtype) -> None:
         self.heads, self.dtype = heads, dtype
         pointers_and_ints = {
+            "embed": (*(c_void_p,) * 8, c_float, *(c_int,) * 2, c_void_p, c_int),
             "gelu": (c_void_p, c_int64, c_int),
             "attend": (*(c_void_p,) * 4, *(c_int,) * 4),
             "adapt_add_norm": (
@@ -64,6 +65,30 @@ class NativeKernels:
             function = getattr(library, f"{name}_{_SUFFIXES[dtype]}")
             function.argtypes, function.restype = types, None
             self.functions[name] = function
+
+    def embed(self, tables: Embeddings, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        words, norm = tables.words, tables.norm
+        for values, table in ((ids, words), (type_ids, tables.types), (positions, tables.positions)):
+            least, most = values.aminmax()
+            if table is not None and not 0 <= int(least) <= int(most) < len(table):
+                raise IndexError(f"expected numbers from 0 to {len(table) - 1}; got {int(least)} to {int(most)}")
+        out = words.new_empty(len(ids), words.shape[1])
+        self.functions["embed"](
+            words.data_ptr(),
+            0 if tables.types is None else tables.types.data_ptr(),
+            tables.positions.data_ptr(),
+            ids.data_ptr(),
+            type_ids.data_ptr(),
+            positions.data_ptr(),
+            norm.weight.data_ptr(),
+            norm.bias.data_ptr(),
+            norm.eps,
+            len(ids),
+            words.shape[1],
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
 
     def begin(self, stage: Stage, view: BankView) -> "NativeWork":
         return NativeWork(self, stage, view)

@@ -11,7 +11,7 @@ from adakron.bank import AdapterBank, BankView
 from adakron.config import Fingerprint
 from adakron.kernels.compiler import native_library
 from adakron.kernels.eager import EagerKernels
-from adakron.kernels.interface import Norm
+from adakron.kernels.interface import Embeddings, Norm
 from adakron.kernels.native import NativeKernels, grouped_products, products, row_means
 from adakron.plan import make_plan
 from tests.reference import kron_forward_layer
@@ -127,6 +127,28 @@ def test_not_a_number_stays_where_it_is(kernel_set, dtype):
             found = getattr(work, name)(x)
         bad = found.isnan().any(1).nonzero().flatten().tolist()
         assert bad == (list(range(sick.start, sick.stop)) if name == "attend" else [sick.start + 3]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [20, 37, 384])
+@pytest.mark.parametrize("typed", [True, False])
+def test_embeddings(kernel_set, typed, width, dtype):
+    words, positions, types = (torch.randn(count, width).to(dtype) for count in (50, 20, 2))
+    tables = Embeddings(words, positions, types if typed else None, norm_of(width, dtype))
+    ids, places, type_ids = (torch.randint(count, (33,)) for count in (50, 20, 2))
+    total = words[ids].double() + positions[places].double() + (types[type_ids].double() if typed else 0)
+    found = kernel_set(dtype=dtype).embed(tables, ids, type_ids, places)
+    assert_near(found, normed(total, tables.norm), dtype)
+
+
+@pytest.mark.parametrize("wrong", ["ids", "type_ids", "positions"])
+@pytest.mark.parametrize("value", [-1, 9])
+def test_no_table_is_read_beyond_its_end(kernel_set, wrong, value):
+    tables = Embeddings(*torch.randn(3, 9, 20), norm_of(20))
+    numbers = {name: torch.arange(9) for name in ("ids", "type_ids", "positions")}
+    numbers[wrong][4] = value
+    with pytest.raises(IndexError):
+        kernel_set().embed(tables, **numbers)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
