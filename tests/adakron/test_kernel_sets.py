@@ -1,5 +1,8 @@
 """Every set of kernels that runs here against the oracle and plain formulas in float64, operation by operation."""
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from adakron import AdaKronConfig, Adapter, AdapterConfig
 from adakron.artefact import expected_shapes
 from adakron.bank import AdapterBank, BankView
 from adakron.config import Fingerprint
+from adakron.kernels import compiler
 from adakron.kernels.compiler import native_library
 from adakron.kernels.eager import EagerKernels
 from adakron.kernels.interface import Embeddings, Norm
@@ -25,11 +29,32 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 6e-2}  # bfloat16: a few units
 needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C++ compiler here: native kernels are off")
 
 
-@pytest.fixture(params=["eager", "eager invariant", pytest.param("native", marks=needs_compiler)])
+has_wider = "avx512f" in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "")
+needs_wider = pytest.mark.skipif(not has_wider, reason="this processor's vectors are no wider")
+
+
+@cache
+def narrow_library():
+    """The kernels as a processor with AVX2 and nothing after it has them."""
+    flags = tuple("-march=haswell" if flag == "-march=native" else flag for flag in compiler.FLAGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "FLAGS", flags)
+        return compiler._load(compiler._compiled(compiler._compiler()))
+
+
+@pytest.fixture(
+    params=[
+        "eager",
+        "eager invariant",
+        pytest.param("native", marks=needs_compiler),
+        pytest.param("native, AVX2", marks=[needs_compiler, needs_wider]),
+    ]
+)
 def kernel_set(request):
     def make(heads=HEADS, dtype=torch.float32):
-        if request.param == "native":
-            return NativeKernels(native_library(), heads, dtype)
+        if request.param.startswith("native"):
+            library = native_library() if request.param == "native" else narrow_library()
+            return NativeKernels(library, heads, dtype)
         return EagerKernels(heads, dtype, CPU, invariant=request.param != "eager")
 
     return make
