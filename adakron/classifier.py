@@ -15,8 +15,8 @@ from adakron.activations import Activation, activate
 from adakron.bank import BankView, HeadShape, Placement
 from adakron.config import AdapterConfig, Pooling
 from adakron.kernels.compiler import native_library
-from adakron.kernels.native import Product, grouped_products, row_means
-from adakron.plan import Plan
+from adakron.kernels.native import grouped_products, products, row_means
+from adakron.plan import Plan, Stage
 
 
 def pool_packed(
@@ -31,19 +31,24 @@ def pool_packed(
     poolings  for each packed row; "pooler" only where `pooler` is given, [B, D] -> [B, D]
     kernels   the name of those that run: "native" has means of its own
     """
-    stage = plan.stages[-1]
+    stage, wanted = plan.stages[-1], set(poolings)
+    if wanted == {"mean"}:
+        return _means(hidden, stage, kernels)
     first = hidden[torch.from_numpy(stage.starts).to(hidden.device)]
     pooled = first.float()
-    if "mean" in poolings:
-        if kernels == "native" and (library := native_library()) is not None:
-            means = row_means(library, hidden, stage.starts, stage.lengths)
-        else:
-            lengths = torch.from_numpy(stage.lengths).to(hidden.device)
-            means = torch.segment_reduce(hidden.float(), "mean", lengths=lengths)
-        pooled = torch.where(_chosen(poolings, "mean", hidden.device), means, pooled)
-    if "pooler" in poolings and pooler is not None:
+    if "mean" in wanted:
+        pooled = torch.where(_chosen(poolings, "mean", hidden.device), _means(hidden, stage, kernels), pooled)
+    if "pooler" in wanted and pooler is not None:
         pooled = torch.where(_chosen(poolings, "pooler", hidden.device), pooler(first).float(), pooled)
     return pooled
+
+
+def _means(hidden: Tensor, stage: Stage, kernels: str) -> Tensor:
+    """[T, D] -> [B, D] float32, over each row's tokens."""
+    if kernels == "native" and (library := native_library()) is not None:
+        return row_means(library, hidden, stage.starts, stage.lengths)
+    lengths = torch.from_numpy(stage.lengths).to(hidden.device)
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths)
 
 
 def _chosen(poolings: Sequence[Pooling], wanted: Pooling, device: torch.device) -> Tensor:
@@ -90,36 +95,38 @@ def _grouped(
     pooled: Tensor, view: BankView, by_shape: dict[HeadShape, list[tuple[int, int]]], library: ctypes.CDLL
 ) -> list[np.ndarray | None]:
     """Two calls at most: the dense maps of all RoBERTa-style heads, then every head's projection."""
-    inputs = pooled.contiguous()
-    with_dense = [
-        (view.head(shape), member)
+    parts = [
+        (view.head(shape), shape, [row for row, _ in members], [slot for _, slot in members])
         for shape, members in by_shape.items()
-        if shape.kind == "roberta"
-        for member in members
     ]
-    if with_dense:
-        width = inputs.shape[1]
+    inputs, width = pooled.contiguous(), pooled.shape[1]
+    tables: list[np.ndarray] = []
+    transformed: list[int] = []
+    for head, shape, rows, slots in parts:
+        if shape.kind == "roberta":
+            tables.append(products(head["dense"], head["dense_bias"], slots, rows, len(transformed) * width))
+            transformed += rows
+    if tables:
+        dense = torch.empty(len(transformed), width)
+        dtype = next(head["dense"].dtype for head, shape, _, _ in parts if shape.kind == "roberta")
+        grouped_products(library, inputs, dtype, tables, dense)
         inputs = inputs.clone()
-        dense = torch.empty(len(with_dense), width)
-        products = [
-            Product(head["dense"][slot], head["dense_bias"][slot], row, number * width)
-            for number, (head, (row, slot)) in enumerate(with_dense)
-        ]
-        grouped_products(library, pooled.contiguous(), products, dense)
-        inputs[[row for _, (row, _) in with_dense]] = dense.tanh_()
-    products, begin = [], 0
-    for shape, members in by_shape.items():
-        head = view.head(shape)
-        for row, slot in members:
-            products.append(Product(head["weight"][slot], head["bias"][slot], row, begin))
-            begin += shape.width
+        inputs[transformed] = dense.tanh_()
     logits: list[np.ndarray | None] = [None] * len(pooled)
-    if products:
-        out = torch.empty(begin)
-        grouped_products(library, inputs, products, out)
-        answers = out.numpy()
-        for product in products:
-            logits[product.row] = answers[product.begin : product.begin + len(product.bias)]
+    if not parts:
+        return logits
+    tables, begins, begin = [], [], 0
+    for head, shape, rows, slots in parts:
+        tables.append(products(head["weight"], head["bias"], slots, rows, begin))
+        begins.append(begin)
+        begin += shape.width * len(rows)
+    out = torch.empty(begin)
+    grouped_products(library, inputs, torch.float32, tables, out)
+    answers = out.numpy()
+    for first, (_, shape, rows, _) in zip(begins, parts, strict=True):
+        block = answers[first : first + len(rows) * shape.width].reshape(len(rows), shape.width)
+        for row, values in zip(rows, block, strict=True):
+            logits[row] = values
     return logits
 
 

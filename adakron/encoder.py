@@ -15,7 +15,6 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
@@ -27,7 +26,7 @@ from adakron.errors import BackboneError
 from adakron.families import family_of, sites
 from adakron.kernels.compiler import native_library
 from adakron.kernels.eager import EagerKernels
-from adakron.kernels.interface import Kernels, Norm, StageWork
+from adakron.kernels.interface import Embeddings, Kernels, Norm, StageWork
 from adakron.kernels.native import NativeKernels
 from adakron.linear import Linear, make_linear
 from adakron.plan import Plan, SiteGroup
@@ -147,11 +146,13 @@ class PackedEncoder:
         self.kernels, self.kernels_name = kernels, kernels.name
         config, embeddings = model.config, model.get_submodule("embeddings")
         names = _DISTIL if config.model_type == "distilbert" else _BERT
-        self.words = table(embeddings.get_submodule("word_embeddings"))
-        self.positions = table(embeddings.get_submodule("position_embeddings"))
         types = dict(embeddings.named_children()).get("token_type_embeddings")
-        self.types = None if types is None else table(types)
-        self.norm = norm(embeddings.get_submodule("LayerNorm"))
+        self.embeddings = Embeddings(
+            words=table(embeddings.get_submodule("word_embeddings")),
+            positions=table(embeddings.get_submodule("position_embeddings")),
+            types=None if types is None else table(types),
+            norm=norm(embeddings.get_submodule("LayerNorm")),
+        )
         project = dict(model.named_children()).get("embeddings_project")
         self.project = None if project is None else linear(project)
         activation = str(config.activation if config.model_type == "distilbert" else config.hidden_act)
@@ -182,10 +183,7 @@ class PackedEncoder:
 
     def embed(self, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
         """What the first layer reads: three times [T] int64 -> [T, D]."""
-        x = F.embedding(ids, self.words)
-        if self.types is not None:
-            x = x + F.embedding(type_ids, self.types)
-        x = self.norm(x + F.embedding(positions, self.positions))
+        x = self.kernels.embed(self.embeddings, ids, type_ids, positions)
         return x if self.project is None else self.project(x)
 
     def run_layers(self, x: Tensor, work: StageWork, first_layer: int, last_layer: int | None) -> Tensor:
@@ -199,7 +197,7 @@ class PackedEncoder:
         return x
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.words.device, non_blocking=True)
+        return torch.from_numpy(values).to(self.embeddings.words.device, non_blocking=True)
 
 
 class PaddedEncoder:

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtests.engine_outcome import PARTS
+
 if TYPE_CHECKING:
     from adakron import Backbone
     from loadtests.engine_outcome import Case
@@ -71,9 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for wanted in options.dtype:
             dtype = choose_dtype(wanted, device)
             print(f"== {name}, {str(dtype).removeprefix('torch.')}, rows: {trace.source}", flush=True)
-            bench = Bench(
-                backbone, dtype, device, trace, QUICK if options.quick else FULL, started_s=started_s, say=_say
-            )
+            scale = (QUICK if options.quick else FULL).only(options.parts)
+            bench = Bench(backbone, dtype, device, trace, scale, source=name, started_s=started_s, say=_say)
             cases.append(bench.run())
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"engine-{device.type}.json"
@@ -90,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m loadtests.engine", description="Measure the engine against the bare backbone and its rivals."
     )
     parser.add_argument("--quick", action="store_true", help="B0, B1, B5 and the floor alone, in less than a minute")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        metavar="PART",
+        help=f"these alone: {', '.join(PARTS)} (default: all; ray is B4)",
+    )
     parser.add_argument(
         "--backbone",
         nargs="+",

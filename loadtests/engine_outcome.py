@@ -26,6 +26,9 @@ INVARIANT = "engine, batch-invariant"
 WAYS = "64 adapters, three ways"
 RAY = "Ray, 64 tasks"
 
+# What can be measured by itself: fields of `engine_plan.Scale`, and the contest that needs Ray.
+PARTS = ("tokens", "distinct", "bottlenecks", "registered", "fan_out", "ways", "exact_texts", "bank", "ray")
+
 
 def tokens_contest(n_tokens: int) -> str:
     """Mixes of adapters in batches of that many tokens."""

@@ -1,10 +1,10 @@
 """Which contests are held, between which systems, on which batches: from a scale to outcomes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -46,7 +46,7 @@ class Scale:
     bottlenecks  other r than 48
     registered   resident adapters against 10
     exact_texts  texts mixed against alone
-    contest_s    seconds for each contest
+    contest_s    seconds for each contest, at least: all take part in `min_rounds`
     total_s      seconds after which nothing more is measured
     """
 
@@ -64,15 +64,22 @@ class Scale:
     bank: bool = False
     total_s: float = float("inf")
 
+    def only(self, parts: Sequence[str]) -> "Scale":
+        """The same without the other of `engine_outcome.PARTS`: fields of this class, and B4, which alone needs Ray."""
+        left_out: dict[str, Any] = {
+            part: type(getattr(self, part))() for part in names.PARTS if part not in (*parts, "ray")
+        }
+        return replace(self, **left_out, rivals=self.rivals if "ray" in parts else self.rivals - {"B4"})
+
 
 QUICK = Scale(
     adapters=1000,
     tokens=(2048,),
     distinct=(64, 256),
     rivals=frozenset({"B1", "B5"}),
-    contest_s=3.0,
-    min_rounds=2,
-    total_s=40.0,
+    contest_s=2.4,
+    min_rounds=1,
+    total_s=42.0,
 )
 FULL = Scale(
     adapters=1000,
@@ -103,6 +110,7 @@ class Bench:
     Contests run on the threads that torch has when the bench is made. Everything is set up on one: thousands of small
     copies are not faster on more, and on a busy machine the threads wait for each other.
 
+    source     the backbone's name for `Backbone.load`, for a process of Ray's
     started_s  when `Scale.total_s` began, on time.perf_counter
     say        takes each finished outcome, and each note
     """
@@ -115,12 +123,13 @@ class Bench:
         trace: Trace,
         scale: Scale,
         *,
+        source: str,
         started_s: float,
         say: Callable[[Outcome | str], None],
     ) -> None:
         self.backbone, self.dtype, self.device = backbone, dtype, device
         self.trace, self.scale, self.say = trace, scale, say
-        self._deadline_s = started_s + scale.total_s
+        self._source, self._deadline_s = source, started_s + scale.total_s
         dtype_name = str(dtype).removeprefix("torch.")
         self._threads = torch.get_num_threads()
         with torch_threads(1):
@@ -305,7 +314,7 @@ class Bench:
         except ImportError:
             self._note(f"{names.B4}: skipped, ray is not installed")
             return
-        multiplexed = RayMultiplexed(self.backbone.name, self.adapters, self.dtype, self.device, self._threads)
+        multiplexed = RayMultiplexed(self._source, self.adapters, self.dtype, self.device, self._threads)
         try:
             batch = Batch(self.trace.rows(ROWS), self.trace.spread(ROWS, ROWS, len(self.keys)))
             yield (

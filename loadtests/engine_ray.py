@@ -16,6 +16,7 @@ from ray import serve
 
 from adakron import Adapter, Backbone
 from loadtests.engine_contest import Run
+from loadtests.engine_machine import keep_freed_memory
 from loadtests.engine_rivals import SplitLoop
 from loadtests.engine_trace import Batch, Ids
 
@@ -30,6 +31,7 @@ class Replica:
 
     def __init__(self, backbone: str, adapters: Sequence[Adapter], dtype: str, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._loop = SplitLoop(Backbone.load(backbone), adapters, getattr(torch, dtype), torch.device(device))
 
     async def __call__(self, ids: Ids) -> np.ndarray:
@@ -53,7 +55,10 @@ class Replica:
 
 
 class RayMultiplexed:
-    """A Ray of its own, on this machine, until `close`."""
+    """A Ray of its own, on this machine, until `close`. backbone: its name, for `Backbone.load` in the replica.
+
+    Raises RuntimeError for a replica that does not start.
+    """
 
     def __init__(
         self, backbone: str, adapters: Sequence[Adapter], dtype: torch.dtype, device: torch.device, threads: int
@@ -62,7 +67,12 @@ class RayMultiplexed:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
         serve.start(proxy_location="Disabled")
         options = {"num_cpus": min(threads, os.cpu_count() or 1), "num_gpus": 1 if device.type == "cuda" else 0}
-        deployment: Any = serve.deployment(Replica, max_ongoing_requests=MODELS_PER_REPLICA, ray_actor_options=options)
+        deployment: Any = serve.deployment(
+            Replica,
+            max_ongoing_requests=MODELS_PER_REPLICA,
+            max_constructor_retry_count=1,  # what fails once fails again: Ray's default is to try twenty times
+            ray_actor_options=options,
+        )
         dtype_name = str(dtype).removeprefix("torch.")
         self._handle: Any = serve.run(
             deployment.bind(backbone, list(adapters), dtype_name, str(device), threads),

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("native.cpp")
+HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-fopenmp")
 TIMEOUT_S = 120
 
@@ -59,14 +60,14 @@ def _compiled(compiler: str) -> Path:
     """Path of the library. Raises CompilerError."""
     openmp = _openmp()
     version = _run([compiler, "--version"])
-    parts = (SOURCE.read_text(), *FLAGS, compiler, version, str(openmp), _processor())
+    parts = (SOURCE.read_text(), HEADER.read_text(), *FLAGS, compiler, version, str(openmp), _processor())
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     library = _folder() / f"native-{digest[:32]}.so"
     if library.is_file():
         return library
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         compiled, linked = Path(work, "native.o"), Path(work, "native.so")
-        _run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)])
+        _run([compiler, *FLAGS, "-I", str(HEADER.parent), "-c", str(SOURCE), "-o", str(compiled)])
         _run([compiler, "-shared", str(compiled), str(openmp) if openmp else "-fopenmp", "-o", str(linked)])
         linked.replace(library)  # at once, and whole: others may be doing the same
     return library

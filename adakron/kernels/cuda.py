@@ -18,7 +18,7 @@ from adakron.bank import BankView, SiteShape
 from adakron.kernels import fused_adapter, varlen_attention
 from adakron.kernels.fused_adapter import ShelfTable, Site, adapt_add_norm, shelf_table
 from adakron.kernels.grouped_heads import compile_heads
-from adakron.kernels.interface import Norm
+from adakron.kernels.interface import Embeddings, Norm
 from adakron.kernels.tables import Tables
 from adakron.kernels.tiles import Passes, query_tiles, segments_of
 from adakron.kernels.varlen_attention import attend
@@ -33,6 +33,9 @@ class TritonKernels:
     def __init__(self, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         self.heads, self.width, self.dtype, self.device = heads, width, dtype, device
         self._compiled: set[SiteShape | None] = set()
+
+    def embed(self, tables: Embeddings, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        return tables(ids, type_ids, positions)
 
     def begin(self, stage: Stage, view: BankView) -> "TritonWork":
         shelves = shelves_of(view, [group.shape for group in stage.groups])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from adakron.adaptation import adapt_padded, bottleneck
 from adakron.bank import BankView
 from adakron.buckets import Buckets, make_buckets
-from adakron.kernels.interface import Norm
+from adakron.kernels.interface import Embeddings, Norm
 from adakron.plan import SiteGroup, Stage
 
 
@@ -21,6 +21,9 @@ class EagerKernels:
 
     def __init__(self, heads: int, dtype: torch.dtype, device: torch.device, *, invariant: bool = False) -> None:
         self.heads, self.dtype, self.device, self.invariant = heads, dtype, device, invariant
+
+    def embed(self, tables: Embeddings, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        return tables(ids, type_ids, positions)
 
     def begin(self, stage: Stage, view: BankView) -> "EagerWork":
         return EagerWork(self, stage, view)

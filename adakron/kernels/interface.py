@@ -22,6 +22,23 @@ class Norm:
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
 
 
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What the first layer reads: words [V, D], positions [P, D], types [N, D] or None, and the norm of their sum."""
+
+    words: Tensor
+    positions: Tensor
+    types: Tensor | None
+    norm: Norm
+
+    def __call__(self, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        """Three times [T] int64, each within its table -> [T, D]."""
+        x = F.embedding(ids, self.words)
+        if self.types is not None:
+            x = x + F.embedding(type_ids, self.types)
+        return self.norm(x + F.embedding(positions, self.positions))
+
+
 class StageWork(Protocol):
     """One stage of one batch: T packed tokens of width D, all tensors in the encoder's dtype, on its device.
 
@@ -50,6 +67,9 @@ class Kernels(Protocol):
     """name: "eager", "native" or "triton", for people who ask what runs."""
 
     name: str
+
+    def embed(self, tables: Embeddings, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        """tables(ids, type_ids, positions)."""
 
     def begin(self, stage: Stage, view: BankView) -> StageWork:
         """Lay out what all layers of a stage need, once."""

@@ -7,7 +7,6 @@ native.cpp.
 import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor
 
 from adakron.bank import BankView
-from adakron.kernels.interface import Norm
+from adakron.kernels.interface import Embeddings, Norm
 from adakron.kernels.tiles import Passes, segments_of
 from adakron.plan import Stage
 
-TILE_TOKENS = 36  # what one thread takes at a time: some blocks of native.cpp's TOKENS
+TILE_TOKENS = 48  # what one thread takes at a time: some blocks of native.cpp's TOKENS
 
 _SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -39,20 +38,6 @@ class _Site(Structure):
     )
 
 
-class _Product(Structure):
-    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("row", c_int64), ("width", c_int64), ("begin", c_int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One row of a grouped product: out[begin : begin + L] = weight x[row] + bias; weight [L, D], bias [L]."""
-
-    weight: Tensor
-    bias: Tensor
-    row: int
-    begin: int
-
-
 class NativeKernels:
     """For one encoder: its number of heads, its dtype (float32 or bfloat16)."""
 
@@ -61,6 +46,7 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL, heads: int, dtype: torch.dtype) -> None:
         self.heads, self.dtype = heads, dtype
         pointers_and_ints = {
+            "embed": (*(c_void_p,) * 8, c_float, *(c_int,) * 2, c_void_p, c_int),
             "gelu": (c_void_p, c_int64, c_int),
             "attend": (*(c_void_p,) * 4, *(c_int,) * 4),
             "adapt_add_norm": (
@@ -79,6 +65,30 @@ class NativeKernels:
             function = getattr(library, f"{name}_{_SUFFIXES[dtype]}")
             function.argtypes, function.restype = types, None
             self.functions[name] = function
+
+    def embed(self, tables: Embeddings, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
+        words, norm = tables.words, tables.norm
+        for values, table in ((ids, words), (type_ids, tables.types), (positions, tables.positions)):
+            least, most = values.aminmax()
+            if table is not None and not 0 <= int(least) <= int(most) < len(table):
+                raise IndexError(f"expected numbers from 0 to {len(table) - 1}; got {int(least)} to {int(most)}")
+        out = words.new_empty(len(ids), words.shape[1])
+        self.functions["embed"](
+            words.data_ptr(),
+            0 if tables.types is None else tables.types.data_ptr(),
+            tables.positions.data_ptr(),
+            ids.data_ptr(),
+            type_ids.data_ptr(),
+            positions.data_ptr(),
+            norm.weight.data_ptr(),
+            norm.bias.data_ptr(),
+            norm.eps,
+            len(ids),
+            words.shape[1],
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
 
     def begin(self, stage: Stage, view: BankView) -> "NativeWork":
         return NativeWork(self, stage, view)
@@ -160,16 +170,32 @@ def row_means(library: ctypes.CDLL, hidden: Tensor, starts: np.ndarray, lengths:
     return out
 
 
-def grouped_products(library: ctypes.CDLL, x: Tensor, products: Sequence[Product], out: Tensor) -> None:
+def products(weights: Tensor, biases: Tensor, slots: Sequence[int], rows: Sequence[int], begin: int) -> np.ndarray:
+    """Products for `grouped_products`, one a row, with maps of one width: out[b : b + L] = weight x[row] + bias.
+
+    weights [S, L, D], biases [S, L]  contiguous in each slot
+    begin                             b of the first; the others follow it
+    """
+    table = np.empty((len(slots), 5), dtype=np.int64)
+    width, number = weights.shape[1], np.array(slots, dtype=np.int64)
+    table[:, 0] = weights.data_ptr() + number * (weights.stride(0) * weights.itemsize)
+    table[:, 1] = biases.data_ptr() + number * (biases.stride(0) * biases.itemsize)
+    table[:, 2], table[:, 3] = rows, width
+    table[:, 4] = begin + width * np.arange(len(slots))
+    return table
+
+
+def grouped_products(
+    library: ctypes.CDLL, x: Tensor, dtype: torch.dtype, tables: Sequence[np.ndarray], out: Tensor
+) -> None:
     """All products of a batch in one call, whatever their widths.
 
-    x    [B, D] float32, contiguous
-    out  [N] float32, contiguous; every product's place in it is written
-    All weights and biases have one dtype, float32 or bfloat16, and are contiguous.
+    x       [B, D] float32, contiguous
+    dtype   of all weights and biases, float32 or bfloat16; they stay where they are until the call is over
+    tables  made by `products`
+    out     [N] float32, contiguous; every product's place in it is written
     """
-    table = (_Product * len(products))(
-        *(_Product(p.weight.data_ptr(), p.bias.data_ptr(), p.row, len(p.bias), p.begin) for p in products)
-    )
-    function = getattr(library, f"grouped_products_{_SUFFIXES[products[0].weight.dtype]}")
-    function.argtypes, function.restype = (c_void_p, c_int, POINTER(_Product), c_int, c_void_p, c_int), None
-    function(x.data_ptr(), x.shape[1], table, len(products), out.data_ptr(), torch.get_num_threads())
+    table = np.concatenate(tables)
+    function = getattr(library, f"grouped_products_{_SUFFIXES[dtype]}")
+    function.argtypes, function.restype = (c_void_p, c_int, c_void_p, c_int, c_void_p, c_int), None
+    function(x.data_ptr(), x.shape[1], table.ctypes.data, len(table), out.data_ptr(), torch.get_num_threads())

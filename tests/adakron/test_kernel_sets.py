@@ -1,16 +1,22 @@
 """Every set of kernels that runs here against the oracle and plain formulas in float64, operation by operation."""
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from adakron import AdaKronConfig
+from adakron import AdaKronConfig, Adapter, AdapterConfig
+from adakron.artefact import expected_shapes
 from adakron.bank import AdapterBank, BankView
+from adakron.config import Fingerprint
+from adakron.kernels import compiler
 from adakron.kernels.compiler import native_library
 from adakron.kernels.eager import EagerKernels
-from adakron.kernels.interface import Norm
-from adakron.kernels.native import NativeKernels, Product, grouped_products, row_means
+from adakron.kernels.interface import Embeddings, Norm
+from adakron.kernels.native import NativeKernels, grouped_products, products, row_means
 from adakron.plan import make_plan
 from tests.reference import kron_forward_layer
 from tests.tiny import HIDDEN, LAYERS, tiny_adapter, tiny_backbone
@@ -23,11 +29,32 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 6e-2}  # bfloat16: a few units
 needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C++ compiler here: native kernels are off")
 
 
-@pytest.fixture(params=["eager", "eager invariant", pytest.param("native", marks=needs_compiler)])
+has_wider = "avx512f" in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "")
+needs_wider = pytest.mark.skipif(not has_wider, reason="this processor's vectors are no wider")
+
+
+@cache
+def narrow_library():
+    """The kernels as a processor with AVX2 and nothing after it has them."""
+    flags = tuple("-march=haswell" if flag == "-march=native" else flag for flag in compiler.FLAGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "FLAGS", flags)
+        return compiler._load(compiler._compiled(compiler._compiler()))
+
+
+@pytest.fixture(
+    params=[
+        "eager",
+        "eager invariant",
+        pytest.param("native", marks=needs_compiler),
+        pytest.param("native, AVX2", marks=[needs_compiler, needs_wider]),
+    ]
+)
 def kernel_set(request):
     def make(heads=HEADS, dtype=torch.float32):
-        if request.param == "native":
-            return NativeKernels(native_library(), heads, dtype)
+        if request.param.startswith("native"):
+            library = native_library() if request.param == "native" else narrow_library()
+            return NativeKernels(library, heads, dtype)
         return EagerKernels(heads, dtype, CPU, invariant=request.param != "eager")
 
     return make
@@ -129,6 +156,28 @@ def test_not_a_number_stays_where_it_is(kernel_set, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [20, 37, 384])
+@pytest.mark.parametrize("typed", [True, False])
+def test_embeddings(kernel_set, typed, width, dtype):
+    words, positions, types = (torch.randn(count, width).to(dtype) for count in (50, 20, 2))
+    tables = Embeddings(words, positions, types if typed else None, norm_of(width, dtype))
+    ids, places, type_ids = (torch.randint(count, (33,)) for count in (50, 20, 2))
+    total = words[ids].double() + positions[places].double() + (types[type_ids].double() if typed else 0)
+    found = kernel_set(dtype=dtype).embed(tables, ids, type_ids, places)
+    assert_near(found, normed(total, tables.norm), dtype)
+
+
+@pytest.mark.parametrize("wrong", ["ids", "type_ids", "positions"])
+@pytest.mark.parametrize("value", [-1, 9])
+def test_no_table_is_read_beyond_its_end(kernel_set, wrong, value):
+    tables = Embeddings(*torch.randn(3, 9, 20), norm_of(20))
+    numbers = {name: torch.arange(9) for name in ("ids", "type_ids", "positions")}
+    numbers[wrong][4] = value
+    with pytest.raises(IndexError):
+        kernel_set().embed(tables, **numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [20, 37, 384])
 def test_sum_and_norm(kernel_set, width, dtype):
     stage, _ = stage_of([None] * len(LENGTHS))
     x, residual = (4 * torch.randn(sum(LENGTHS), width).to(dtype) for _ in range(2))
@@ -162,6 +211,37 @@ def test_adapters_equal_the_equation_token_by_token(kernel_set, backbone, bank, 
             assert_near(found[part], normed(y + residual[part], norm))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("width", "shape"), [(37, AdaKronConfig(12, 4)), (97, AdaKronConfig(9, 3)), (131, AdaKronConfig(48, 4))]
+)
+def test_adapters_of_every_width(kernel_set, width, shape, dtype):
+    """Widths and bottlenecks that no vector divides, odd ones too: bfloat16 may be multiplied in pairs."""
+    digest = "0" * 64
+    config = AdapterConfig(
+        adakron=shape,
+        hidden_size=width,
+        num_hidden_layers=1,
+        base_model_name_or_path="none",
+        base_fingerprint=Fingerprint(digest, digest, digest),
+        label_names=("no", "yes"),
+    )
+    bank = AdapterBank(width, 1, dtype, CPU)
+    adapters = [
+        Adapter.build(
+            config, {name: 0.1 * torch.randn(size).to(dtype).float() for name, size in expected_shapes(config).items()}
+        )
+        for _ in LENGTHS
+    ]
+    stage, order = stage_of([bank.add(adapter) for adapter in adapters])
+    work, norm = kernel_set(dtype=dtype).begin(stage, BankView(bank)), norm_of(width, dtype)
+    x, residual = (torch.randn(sum(LENGTHS), width).to(dtype) for _ in range(2))
+    found = work.adapt_add_norm(x.clone(), residual, norm, 0)
+    for part, row in zip(parts(stage), order, strict=True):
+        y = torch.as_tensor(kron_forward_layer(adapters[row], 0, x[part].float()))
+        assert_near(found[part], normed(y + residual[part].double(), norm), dtype)
+
+
 def test_a_broken_adapter_stays_in_its_rows(kernel_set, backbone, bank):
     placements = [bank.add(tiny_adapter(backbone, seed=n)) for n in range(len(LENGTHS))]
     bank.sites[placements[2].site].tensors["up"][placements[2].site_slot] = float("nan")
@@ -176,22 +256,27 @@ def test_a_broken_adapter_stays_in_its_rows(kernel_set, backbone, bank):
 def test_grouped_products_of_every_width(dtype):
     x = torch.randn(5, 37)
     widths = (2, 150, 1, 16, 77, 3)
-    maps = [(torch.randn(width, 37).to(dtype), torch.randn(width).to(dtype)) for width in widths]
-    begins = np.concatenate([[0], np.cumsum(widths)])
-    rows = (4, 0, 0, 3, 1, 2)
+    shelves = [(torch.randn(3, width, 37).to(dtype), torch.randn(3, width).to(dtype)) for width in widths]
+    begins = np.concatenate([[0], np.cumsum(2 * np.array(widths))])
+    rows, slots = ((4, 0), (0, 0), (0, 2), (3, 1), (1, 3), (2, 4)), (2, 0)
     out = torch.full((int(begins[-1]),), float("nan"))
-    products = [Product(w, b, row, int(begin)) for (w, b), row, begin in zip(maps, rows, begins, strict=False)]
-    grouped_products(native_library(), x, products, out)
-    for (weight, bias), row, begin, width in zip(maps, rows, begins, widths, strict=False):
-        expected = weight.double() @ x[row].double() + bias.double()
-        np.testing.assert_allclose(out[begin : begin + width].double(), expected, atol=1e-4)
+    tables = [
+        products(*shelf, slots, pair, int(begin)) for shelf, pair, begin in zip(shelves, rows, begins[:-1], strict=True)
+    ]
+    grouped_products(native_library(), x, dtype, tables, out)
+    for (weights, biases), pair, begin, width in zip(shelves, rows, begins[:-1], widths, strict=True):
+        found = out[begin : begin + 2 * width].view(2, width)
+        for slot, row, values in zip(slots, pair, found, strict=True):
+            expected = weights[slot].double() @ x[row].double() + biases[slot].double()
+            np.testing.assert_allclose(values.double(), expected, atol=1e-4)
 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_means_of_rows(dtype):
+@pytest.mark.parametrize("width", [37, 96])
+def test_means_of_rows(width, dtype):
     stage, _ = stage_of([None] * len(LENGTHS))
-    x = torch.randn(sum(LENGTHS), 37).to(dtype)
+    x = torch.randn(sum(LENGTHS), width).to(dtype)
     found = row_means(native_library(), x, stage.starts, stage.lengths)
     for part, mean in zip(parts(stage), found, strict=True):
         np.testing.assert_allclose(mean, x[part].double().mean(0), atol=1e-6)

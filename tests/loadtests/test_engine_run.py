@@ -12,8 +12,8 @@ import torch
 
 from adakron import Backbone
 from loadtests import engine, engine_machine, engine_plan
-from loadtests.engine_outcome import B0, B1, B5, BASE, ENGINE, FLOOR, ONE, UNIFORM, ZIPF
-from loadtests.engine_plan import Bench, Scale
+from loadtests.engine_outcome import B0, B1, B5, BASE, ENGINE, FLOOR, ONE, PARTS, UNIFORM, ZIPF
+from loadtests.engine_plan import FULL, Bench, Scale
 from loadtests.engine_trace import generated_trace
 from tests.tiny import tiny_backbone
 
@@ -88,6 +88,21 @@ def test_a_run_out_of_time_stops_and_says_so(
     assert "met" not in printed.splitlines()[-1].split()
 
 
+@pytest.mark.usefixtures("small")
+def test_parts_are_measured_by_themselves(tmp_path: Path) -> None:
+    arguments = ["--quick", "--device", "cpu", "--dtype", "float32", "--results", str(tmp_path)]
+    assert engine.main([*arguments, "--parts", "bottlenecks", "exact_texts"]) == 0
+    (case,) = json.loads((tmp_path / "engine-cpu.json").read_text(encoding="utf-8"))["cases"]
+    assert {point["contest"] for point in case["points"]} == {"r = 8"}
+    assert case["exactness"]["texts"] == 8
+
+
+def test_all_parts_are_the_whole_scale() -> None:
+    assert FULL.only(PARTS) == FULL
+    assert "B4" in FULL.only(["ray"]).rivals
+    assert FULL.only(["tokens"]).rivals == FULL.rivals - {"B4"}
+
+
 def test_an_unknown_backbone_cannot_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert engine.main(["--backbone", "random:gpt", "--results", str(tmp_path)]) == 2
     assert "gpt" in capsys.readouterr().err
@@ -108,6 +123,7 @@ def test_adapters_that_do_not_fit_are_left_out_with_a_note(monkeypatch: pytest.M
         torch.device("cpu"),
         generated_trace(range(4, 60), max_tokens=backbone.max_length),
         SMALL,
+        source="tiny",
         started_s=time.perf_counter(),
         say=said.append,
     )

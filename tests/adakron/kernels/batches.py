@@ -125,8 +125,8 @@ def graphed(world: World, buckets):
     kernels, launched = world.triton(), []
     begin = kernels.begin
     packed = world.packed(kernels, invariant=True)
-    packed.words = packed.words.clone()
-    packed.words[0] = float("nan")
+    packed.embeddings = replace(packed.embeddings, words=packed.embeddings.words.clone())
+    packed.embeddings.words[0] = float("nan")
     encoder = GraphedEncoder(packed, kernels, buckets)
     kernels.compile(BankView(world.bank))
     kernels.begin = lambda stage, view: launched.append(stage) or begin(stage, view)

@@ -38,12 +38,14 @@ def test_it_compiles_once_and_loads_what_is_there_after_that(cache, monkeypatch)
 
 
 @needs_compiler
-def test_another_source_is_another_library(cache, monkeypatch, tmp_path):
+@pytest.mark.parametrize("part", ["SOURCE", "HEADER"])
+def test_another_source_is_another_library(cache, monkeypatch, tmp_path, part):
     native_library()
     native_library.cache_clear()
-    changed = tmp_path / "native.cpp"
-    changed.write_text(compiler.SOURCE.read_text() + "\n// changed\n")
-    monkeypatch.setattr(compiler, "SOURCE", changed)
+    source = getattr(compiler, part)
+    changed = tmp_path / source.name
+    changed.write_text(source.read_text() + "\n// changed\n")
+    monkeypatch.setattr(compiler, part, changed)
     native_library()
     assert len(list(cache.iterdir())) == 2
 
