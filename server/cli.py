@@ -33,7 +33,6 @@ _ARGPARSE = {
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
-    "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
 }
 
 
