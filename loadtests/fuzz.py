@@ -242,8 +242,8 @@ def _own_server(log: Path, *, keys: bool) -> Iterator[tuple[str, str | None]]:
     """A server, and a key to all of it if it shall ask for one."""
     with tempfile.TemporaryDirectory(prefix="adakron-fuzz-") as folder:
         key = make_key(Path(folder), "classify", "read", "admin") if keys else None
-        with running_server(log, 1, state_dir=Path(folder)) as url:
-            yield url, key
+        with running_server(log, 1, state_dir=Path(folder)) as server:
+            yield server.url, key
 
 
 def main() -> int:
