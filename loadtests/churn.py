@@ -30,7 +30,7 @@ import httpx
 
 from loadtests.adapter_maker import AdapterMaker
 from loadtests.checker import Checker
-from loadtests.journal import Journal, OtherRunError
+from loadtests.journal import FAULTS_KEPT, Journal, OtherRunError
 from loadtests.registrar import Registrar, Write
 from loadtests.server_process import ServerFailedError, running_server
 from loadtests.texts import made_up_texts
@@ -47,6 +47,7 @@ CANCEL_SHARE = 0.03
 CANCEL_WITHIN_S = 0.03
 ROUND_ROWS = 20_000
 TIMEOUT_S = 30.0
+STALLED_S = 60.0  # without one row answered
 OCTETS = {"content-type": "application/octet-stream"}
 
 
@@ -68,26 +69,37 @@ class Churn:
         self._checker = Checker([], timelines)
         self._rows = self._changes = 0
         self._wanted = 0
+        self._answered_at_s = time.monotonic()
 
     async def run(self, rows: int) -> None:
-        """Ask until so many rows are answered, while the adapters change."""
+        """Ask until so many rows are answered while the adapters change, or until too much is wrong to go on."""
         self._wanted = rows
         for registrar in self._registrars:
             for _ in range(NAMES_A_WRITER):
                 await self._write(registrar.plan(self._rng, time.monotonic()), registrar)
         self._changes = 0
+        self._answered_at_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for registrar in self._registrars:
                 group.create_task(self._keep_changing(registrar, Random(self._rng.random())))
             for _ in range(READERS):
                 group.create_task(self._keep_asking(Random(self._rng.random())))
+        if self._rows < rows:
+            self._journal.fault("fault", f"the round ended after {self._rows} of {rows} rows")
         for registrar in self._registrars:
             for write in registrar.farewell(time.monotonic()):
                 await self._write(write, registrar)
 
+    @property
+    def _goes_on(self) -> bool:
+        is_stalled = time.monotonic() > self._answered_at_s + STALLED_S
+        return self._rows < self._wanted and len(self._journal.faults) < FAULTS_KEPT and not is_stalled
+
     async def _keep_changing(self, registrar: Registrar, rng: Random) -> None:
-        while self._rows < self._wanted:
-            if self._changes * ROWS_A_CHANGE > self._rows:  # in step with the rows, not as fast as it can
+        while self._goes_on:
+            if (
+                self._changes * ROWS_A_CHANGE > self._rows and registrar.live()
+            ):  # in step with the rows, not as fast as it can
                 await asyncio.sleep(0.005)
                 continue
             self._changes += 1
@@ -103,8 +115,11 @@ class Churn:
             self._journal.fault("fault", fault)
 
     async def _keep_asking(self, rng: Random) -> None:
-        while self._rows < self._wanted:
+        while self._goes_on:
             live = [name for registrar in self._registrars for name in registrar.live()]
+            if not live:
+                await asyncio.sleep(0.01)
+                continue
             asks = tuple(Ask(rng.choice(live), rng.choice(self._texts), None) for _ in range(ROWS_A_CALL))
             call = Call("churn", {"items": [{"adapter": ask.adapter, "text": ask.text} for ask in asks]}, asks)
             hangs_up = rng.random() < CANCEL_SHARE
@@ -136,6 +151,7 @@ class Churn:
             self._journal.fault("mixed", words)
         counts["rows"] += len(call.asks)
         self._rows += len(call.asks)
+        self._answered_at_s = ended_s
 
 
 def mixed_versions(body: Any) -> list[str]:

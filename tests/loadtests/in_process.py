@@ -37,20 +37,24 @@ class InProcessServer:
 
 
 @asynccontextmanager
-async def in_process_server(state_dir: Path) -> AsyncIterator[tuple[InProcessServer, httpx.AsyncClient]]:
+async def in_process_server(
+    state_dir: Path, *, device_budget_bytes: int | None = None
+) -> AsyncIterator[tuple[InProcessServer, httpx.AsyncClient]]:
     """The server, and a client of it."""
-    settings = Settings(state_dir=state_dir)
+    settings = Settings(state_dir=state_dir, device_budget_bytes=device_budget_bytes)
     catalogue, backbone = Catalogue(settings.catalogue, is_writer=True), tiny_backbone()
     planes = []
     for number in range(2):
-        engine = Engine(backbone, torch.device("cpu"), torch.float32, kernels="eager")
+        engine = Engine(backbone, torch.device("cpu"), torch.float32, device_budget_bytes, kernels="eager")
         reader = Catalogue(settings.catalogue, is_writer=False)
         planes.append(DataPlane(engine, reader, settings.open_blobs(), settings, f"r{number}"))
         planes[-1].replica.load()
         await planes[-1].start()
     replicas = LocalReplicas([plane.replica for plane in planes])
     server = InProcessServer(planes, make_admin_app(Registry(catalogue, settings.open_blobs(), replicas)))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(server), base_url="http://test", timeout=30) as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(server), base_url="http://localhost", timeout=30
+    ) as client:
         yield server, client
     for plane in planes:
         await plane.stop()
