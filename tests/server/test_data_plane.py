@@ -46,7 +46,7 @@ async def metrics() -> bytes:
 
 async def get(plane: DataPlane, path: str, **options: Any) -> httpx.Response:
     transport = httpx.ASGITransport(plane.app(metrics))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.request(options.pop("method", "GET"), path, **options)
 
 
