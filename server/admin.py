@@ -324,7 +324,8 @@ def _add_routes(app: FastAPI) -> None:
     ) -> JSONResponse:
         """Let the bare name answer with a kept version, at once for new requests; those under way finish on theirs.
 
-        Statuses: 200; 202 not every replica has followed yet; 400; 404; 412; 415; 422; 503.
+        Statuses: 200; 202 not every replica has followed yet; 400; 404; 409 the Idempotency-Key came with another
+        request; 412; 415; 422; 503.
         """
         _known_name(name)
         try:

@@ -130,7 +130,12 @@ DELETE: Responses = {
 ACTIVATE: Responses = {
     200: json_answer("Active.", {"activated": _ACTIVATED}),
     202: json_answer(_LAGGING, {"lagging": {**_ACTIVATED, "lagging": ["9xq0c"]}}),
-    **native_errors(*_WRITE, _UNKNOWN, _UNKNOWN_VERSION),
+    **native_errors(
+        *_WRITE,
+        _UNKNOWN,
+        _UNKNOWN_VERSION,
+        ConflictError("this Idempotency-Key came with another request before", param="Idempotency-Key"),
+    ),
 }
 _SPLIT: dict[str, Any] = {
     "name": "acme/spam",
