@@ -55,7 +55,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     "program",
     [
         "import adakron",
-        "from adakron import cli; cli.add_commands(argparse.ArgumentParser().add_subparsers())",
+        "from adakron import cli; cli.add_inspect(argparse.ArgumentParser().add_subparsers())",
         "from server import cli; cli.main(['list', '--url', 'http://127.0.0.1:9'])",
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from server.access.gate import Scopes
 from server.errors import ForbiddenError, RateLimitedError, UnauthenticatedError
-from server.openapi import native_errors, problem_errors
+from server.openapi import native_errors, problem_errors, v2_errors
 
 _SCHEME = {
     "type": "http",
@@ -35,7 +35,12 @@ def with_access(document: Mapping[str, Any], scopes: Scopes) -> dict[str, Any]:
 def _with_refusals(path: str, operation: Mapping[str, Any], needed: Any) -> dict[str, Any]:
     if needed is None:
         return dict(operation)
-    refusals = native_errors(*_REFUSALS) if path.startswith("/v1") else problem_errors(path, *_REFUSALS)
+    if path.startswith("/v1") or path == "/classify":
+        refusals = native_errors(*_REFUSALS)
+    elif path.startswith("/v2"):
+        refusals = v2_errors(*_REFUSALS)
+    else:
+        refusals = problem_errors(path, *_REFUSALS)
     responses = dict(operation["responses"])
     for status, refusal in refusals.items():
         responses[str(status)] = _joined(responses.get(str(status)), refusal)

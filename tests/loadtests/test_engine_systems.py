@@ -169,7 +169,9 @@ def test_every_registered_adapter_has_slots_of_its_own(engine: Engine, keys: lis
     placements = []
     for key in keys:
         with engine.lease(key) as lease:
-            placements.append(lease.resident.placement)
+            tenant = lease.resident.tenant
+            assert tenant is not None
+            placements.append(tenant.placement)
     assert len(set(placements)) == 6
 
 
