@@ -161,12 +161,13 @@ class _Calls:
     def _call(self, label: str, case: Any, mode: GenerationMode) -> None:
         if mode == GenerationMode.POSITIVE:
             self._make_it_meet_something(case)
+        headers = self._headers_for(case, mode)
         outcome = self._outcome
         outcome.calls += 1
         outcome.by_operation[label] += 1
         try:
             response = case.call(
-                base_url=self._url, session=self._session, headers=dict(self._headers), timeout=CALL_TIMEOUT_S
+                base_url=self._url, session=self._session, headers=dict(headers), timeout=CALL_TIMEOUT_S
             )
         except requests.RequestException as error:
             outcome.fail(f"{label}: no answer: {type(error).__name__}: {str(error)[:200]}")
@@ -183,12 +184,21 @@ class _Calls:
             case.validate_response(
                 response,
                 checks=checks,
-                headers=dict(self._headers),
+                headers=dict(headers),
                 transport_kwargs={"session": self._session},
             )
         except (Exception, FailureGroup) as error:
             reasons = "; ".join(str(one).split("\n")[0] for one in getattr(error, "exceptions", [error]))
             outcome.fail(f"{label}: {response.status_code}: {reasons}: {_shown(case)}: {response.content[:300]!r}")
+
+    def _headers_for(self, case: Any, mode: GenerationMode) -> dict[str, str]:
+        """Our key, unless a wrong one was made up for this call: then that is what goes out."""
+        made_up = [name for name in case.headers or () if name.lower() == "authorization"]
+        if made_up and mode == GenerationMode.NEGATIVE:
+            return {}
+        for name in made_up:
+            del case.headers[name]
+        return self._headers
 
     def _make_it_meet_something(self, case: Any) -> None:
         """Name an adapter that is there, every other time, and send a real artefact, once in a while."""
