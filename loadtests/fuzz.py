@@ -226,7 +226,7 @@ def _register_own(client: httpx.Client) -> bytes:
 
 
 def _take_out_keys(document: dict[str, Any]) -> set[str]:
-    """The operations that ask for a key; what is left of the document asks for none, so that keys are our own matter."""
+    """The operations that ask for a key; what is left of the document asks for none: keys are our own matter."""
     closed = set()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
