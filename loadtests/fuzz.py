@@ -6,8 +6,8 @@
 
 Schemathesis makes the calls, half of them such as the document allows and half such as it does not; every other one
 that names an adapter names one that is there, registered for this. An answer fails if its status, its content type or
-its body is none the document has, if it is a 5xx other than 503, 504 and 507, if nonsense was accepted, or if a call
-was answered that came without its key.
+its body is none the document has, if it is a 5xx other than 503, 504 and 507, or if nonsense was accepted. Where there
+are keys, every tenth call goes out without one or with a wrong one, and fails unless it is refused.
 """
 
 import argparse
@@ -34,7 +34,6 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
-    ignored_auth,
     missing_required_header,
     negative_data_rejection,
     response_headers_conformance,
@@ -52,6 +51,8 @@ CHECKS = [
     negative_data_rejection,
     missing_required_header,
 ]
+REFUSED_WITHOUT_A_KEY = frozenset({400, 401, 408, 413, 414, 415, 429, 431})  # at the door, or before it
+SHARE_WITHOUT_KEY = 0.1
 ALLOWED_5XX = frozenset({503, 504, 507})
 OWN_NAMES = ("fuzz/one", "fuzz/two", "fuzz")
 CALLS_A_ROUND = 10
@@ -83,8 +84,7 @@ def fuzz(url: str, *, n: int, key: str | None = None, minutes: float = 60.0, see
     with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False) as client:
         document = client.get("/openapi.json").raise_for_status().json()
         artefact = _register_own(client)
-    if key is None:
-        _ask_for_no_key(document)
+    closed = _take_out_keys(document)
     schema = schemathesis.openapi.from_dict(document)
     outcome = Outcome()
     operations = []
@@ -97,7 +97,7 @@ def fuzz(url: str, *, n: int, key: str | None = None, minutes: float = 60.0, see
     deadline_s = began_s + minutes * 60
     with requests.Session() as session:
         session.trust_env = False
-        calls = _Calls(url, session, headers, artefact, random.Random(seed_number), outcome)
+        calls = _Calls(url, session, headers, closed if key else set(), artefact, random.Random(seed_number), outcome)
         for number in itertools.count():
             before = outcome.calls
             for operation, mode in itertools.product(operations, GenerationMode):
@@ -118,6 +118,7 @@ class _Calls:
         url: str,
         session: requests.Session,
         headers: Mapping[str, str],
+        closed: set[str],
         artefact: bytes,
         draw: random.Random,
         outcome: Outcome,
@@ -128,7 +129,7 @@ class _Calls:
         self._artefact = artefact
         self._draw = draw
         self._outcome = outcome
-        self._checks = [*CHECKS, ignored_auth] if headers else CHECKS
+        self._closed = closed
 
     def make(self, operation: Any, mode: GenerationMode, count: int, seed_number: int) -> None:
         """Up to `count` calls of one operation; fewer where there are not as many different ones."""
@@ -165,6 +166,9 @@ class _Calls:
         outcome.calls += 1
         outcome.by_operation[label] += 1
         try:
+            if label in self._closed and self._draw.random() < SHARE_WITHOUT_KEY:
+                self._call_without_the_key(label, case)
+                return
             response = case.call(
                 base_url=self._url, session=self._session, headers=dict(self._headers), timeout=CALL_TIMEOUT_S
             )
@@ -174,7 +178,7 @@ class _Calls:
         outcome.by_status[response.status_code] += 1
         if response.status_code >= 500 and response.status_code not in ALLOWED_5XX:
             outcome.fail(f"{label}: answered {response.status_code}: {_shown(case)}")
-        checks = self._checks
+        checks = CHECKS
         is_refused = 400 <= response.status_code < 500 or response.status_code in ALLOWED_5XX
         if is_refused or _is_refused_in_its_place(response):
             # Refused, which is right for nonsense whatever the reason, and shows nothing where the server is busy.
@@ -189,6 +193,15 @@ class _Calls:
         except (Exception, FailureGroup) as error:
             reasons = "; ".join(str(one).split("\n")[0] for one in getattr(error, "exceptions", [error]))
             outcome.fail(f"{label}: {response.status_code}: {reasons}: {_shown(case)}: {response.content[:300]!r}")
+
+    def _call_without_the_key(self, label: str, case: Any) -> None:
+        """No key, or one that was made up, opens nothing."""
+        made_up = {"authorization": f"Bearer ad_{'0' * 12}_{self._draw.randrange(62**6):043d}"}
+        headers = self._draw.choice([{}, made_up])
+        response = case.call(base_url=self._url, session=self._session, headers=headers, timeout=CALL_TIMEOUT_S)
+        self._outcome.by_status[response.status_code] += 1
+        if response.status_code not in REFUSED_WITHOUT_A_KEY:
+            self._outcome.fail(f"{label}: answered {response.status_code} without a key: {_shown(case)}")
 
     def _make_it_meet_something(self, case: Any) -> None:
         """Name an adapter that is there, every other time, and send a real artefact, once in a while."""
@@ -212,11 +225,14 @@ def _register_own(client: httpx.Client) -> bytes:
     return artefact
 
 
-def _ask_for_no_key(document: dict[str, Any]) -> None:
-    # A server without keys says in its document what it would ask for, and does not ask.
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation.pop("security", None)
+def _take_out_keys(document: dict[str, Any]) -> set[str]:
+    """The operations that ask for a key; what is left of the document asks for none: keys are our own matter."""
+    closed = set()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if operation.pop("security", None):
+                closed.add(f"{method.upper()} {path}")
+    return closed
 
 
 def _is_refused_in_its_place(response: Any) -> bool:

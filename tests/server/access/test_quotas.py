@@ -56,6 +56,12 @@ def test_more_versions_of_what_is_there_and_other_tenants_are_no_more_adapters(t
     assert two_adapters.add_version("acme/a", A, 1).version == 1
 
 
+def test_versions_are_no_adapters(two_adapters: Catalogue) -> None:
+    for sha256 in (A, B, C):
+        two_adapters.add_version("acme/a", sha256, 1)
+    two_adapters.add_version("acme/b", A, 1)
+
+
 def test_deleted_adapter_makes_room(two_adapters: Catalogue) -> None:
     two_adapters.add_version("acme/a", A, 1)
     two_adapters.add_version("acme/b", A, 1)
