@@ -154,7 +154,7 @@ def _check_access(settings: Settings) -> None:
         keys.close()
     if settings.is_loopback:
         if not known:
-            log.warning("no API key was ever made: whoever can reach %s may do everything", settings.host)
+            log.info("no API key was ever made: whoever can reach %s may do everything", settings.host)
     elif not any(key.is_live(time.time()) for key in known):
         raise StartError(
             f"others can reach {settings.host}, and there is no key: make one with `adakron keys create --scopes "

@@ -55,7 +55,7 @@ def test_start_printed_what_an_operator_needs_and_nothing_of_ray(server: Server)
     lines = server.log.read_text().splitlines()
     assert any(line.startswith(f"Listening on {server.url}") for line in lines)
     assert any(line.startswith("Try:") and "curl" in line for line in lines)
-    known = ("Checking", "Starting", "Listening", "Runs:", "Try:", "Logs:", "Stop:", "Stopping")
+    known = ("Checking", "Starting", "Listening", "Runs:", "Keys:", "Try:", "Logs:", "Stop:", "Stopping")
     assert [line for line in lines if not line.startswith(known)] == []
 
 
