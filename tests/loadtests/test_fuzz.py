@@ -89,7 +89,7 @@ def test_made_up_calls_find_nothing_with_keys(tmp_path: Path) -> None:
     with served(tmp_path, keys) as url:
         outcome = fuzz(url, n=CALLS, key=key)
     assert outcome.failures == []
-    assert outcome.by_status[200] > 10
+    assert outcome.by_status[200] > 5  # the key opens the doors: some of what is made up is even right
 
 
 @pytest.mark.parametrize("fault", ["500", "undocumented status", "wrong shape", "wrong type"])

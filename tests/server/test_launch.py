@@ -99,6 +99,7 @@ def test_loopback_without_a_key_is_open_and_the_log_says_so(
     settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings |= {"adapters_dir": tmp_path}
+    caplog.set_level("INFO")
     launch._prepare_state(Settings(**settings))
     assert "may do everything" in caplog.text
     caplog.clear()
