@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
@@ -49,6 +50,8 @@ COUNT_EVERY_S = 5.0
 MAX_ONGOING_REQUESTS = 8192
 # Deadlines nest: ours 20 s, Ray's this, HAProxy's 30 s.
 REQUEST_TIMEOUT_S = 25.0
+# Validating an upload must not take a core from rows that wait for it.
+ADMIN_NICENESS = 5
 # A connection on which nothing was asked for so long is closed.
 KEEP_ALIVE_S = 15
 
@@ -164,6 +167,7 @@ class Admin:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logging.basicConfig(level=settings.log_level)
+        os.nice(ADMIN_NICENESS)
         catalogue = Catalogue(
             settings.catalogue, is_writer=True, quota=settings.quota, keep_versions=settings.keep_versions
         )
