@@ -27,7 +27,7 @@ from server.access.cors import allow_origins
 from server.access.documents import with_access
 from server.access.gate import Gate, guard_routes, needs, scopes_of
 from server.blobs import MAX_BLOB_BYTES
-from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item
+from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item, begin_within_s
 from server.error_replies import as_server_error, error_object, install_error_handlers
 from server.guard import Guard
 from server.json_body import read_json
@@ -209,13 +209,21 @@ def _add_routes(app: FastAPI) -> None:
         """Register up to 1000 safetensors files, each a part of multipart/form-data under the name of its adapter.
 
         Each is registered or refused by itself, as PUT would; what there is no time for is a 503 in its place, and
-        sending it again is safe. Statuses: 200; 202 not every replica serves them yet; 400 the body ended early, and
-        what came before it may be registered; 413 over 4 GiB; 415; 422 a part without a name, or too many; 503.
+        sending it again is safe. X-Request-Timeout-Seconds gives a large upload more than 25 s.
+
+        Statuses: 200; 202 not every replica serves them yet; 400 the body ended early, and what came before it may be
+        registered; 413 over 4 GiB; 415; 422 a part without a name, or too many; 503.
         """
         content_type = request.headers.get("content-type")
         parts = read_parts(content_type, request.stream(), max_parts=MAX_BULK_ARTEFACTS)
         try:
-            result = await Bulk(_registry(request), activate=query.activate, origin=origin_of(request)).register(parts)
+            work = Bulk(
+                _registry(request),
+                activate=query.activate,
+                origin=origin_of(request),
+                begin_within_s=begin_within_s(request.headers.get("x-request-timeout-seconds")),
+            )
+            result = await work.register(parts)
         except ClientDisconnect as error:
             raise errors.MalformedBodyError("the body ended early") from error
         return JSONResponse(_bulk_reply(result), 202 if result.lagging else 200)

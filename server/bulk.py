@@ -22,8 +22,10 @@ from server.registry import Candidate, Registry
 MAX_BULK_ARTEFACTS = 1000
 MAX_BULK_BYTES = 4 * 2**30
 GROUP = 16
-# Ray gives up on a request after 25 s: a group that begins by now has ended by then.
+# Ray gives up on a request after 25 s, or after what its header asks for: a group that begins by now has ended by then.
 BEGIN_WITHIN_S = 15.0
+ENDS_WITHIN_S = 10.0
+MAX_BEGIN_WITHIN_S = 600.0
 _WRITE_BYTES = 1 << 20
 
 
@@ -46,11 +48,13 @@ class BulkResult:
 class Bulk:
     """One such request. Use once, on the registry's event loop."""
 
-    def __init__(self, registry: Registry, *, activate: bool, origin: Origin) -> None:
+    def __init__(
+        self, registry: Registry, *, activate: bool, origin: Origin, begin_within_s: float = BEGIN_WITHIN_S
+    ) -> None:
         self._registry = registry
         self._activate = activate
         self._origin = origin
-        self._until_s = time.monotonic() + BEGIN_WITHIN_S
+        self._until_s = time.monotonic() + begin_within_s
         self._outcomes: list[Change | AdaKronError | ServerError | None] = []
         self._names: list[str] = []
         self._group: list[tuple[int, Candidate]] = []
@@ -129,6 +133,16 @@ class Bulk:
                 candidate.staged.close()
         for (place, _), outcome in zip(group, outcomes, strict=True):
             self._outcomes[place] = outcome
+
+
+def begin_within_s(asked: str | None) -> float:
+    """How long groups may begin, where the client asked for that many seconds in all; a header that is none is none."""
+    try:
+        seconds = float(asked or "")
+    except ValueError:
+        return BEGIN_WITHIN_S
+    # Also where the number is none: every comparison with NaN is false.
+    return min(seconds - ENDS_WITHIN_S, MAX_BEGIN_WITHIN_S) if seconds > ENDS_WITHIN_S else BEGIN_WITHIN_S
 
 
 def _untried() -> NotReadyError:

@@ -40,6 +40,7 @@ class Request:
 
     files        parts of multipart/form-data: name, file name, bytes
     sends_again  whether a failure is worth another try
+    within_s     what it may take, where that is more than the client's timeout
     """
 
     method: str
@@ -49,12 +50,22 @@ class Request:
     content: bytes | None = None
     files: Sequence[tuple[str, str, bytes]] = ()
     sends_again: bool = True
+    within_s: float | None = None
 
     def build(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The same for httpx: anew for every try, as a body is read once."""
         files = [(name, (file_name, data)) for name, file_name, data in self.files]
+        timeout = (
+            client.timeout if self.within_s is None else httpx.Timeout(self.within_s, connect=client.timeout.connect)
+        )
         return client.build_request(
-            self.method, self.path, params=self.params, headers=self.headers, content=self.content, files=files or None
+            self.method,
+            self.path,
+            params=self.params,
+            headers=self.headers,
+            content=self.content,
+            files=files or None,
+            timeout=timeout,
         )
 
 

@@ -149,3 +149,13 @@ async def test_cap_of_this_route_is_its_own(client: httpx.AsyncClient, monkeypat
     for path, length, status in ((AT, bulk.MAX_BULK_BYTES + 1, 413), (AT, 100 * 2**20, 415)):
         response = await client.post(path, content=b"x", headers={"content-length": str(length)})
         assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [(None, 15), ("", 15), ("x", 15), ("nan", 15), ("-5", 15), ("10", 15), ("60", 50), ("inf", 600), ("1e9", 600)],
+)
+def test_groups_begin_for_as_long_as_the_client_asked_but_for_the_time_of_the_last(
+    asked: str | None, seconds: float
+) -> None:
+    assert bulk.begin_within_s(asked) == seconds
