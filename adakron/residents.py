@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, NamedTuple
@@ -252,20 +252,17 @@ class Residents:
     def remove(self, key: str) -> Departure:
         """Forget `key`. What leases are held on it can still be loaded, though its source may be gone after this.
 
-        Raises UnknownAdapterError, and what the source raises where it has to be read for that.
+        Raises UnknownAdapterError.
         """
         with self._changed:
-            resident = self._table.get(key)
-            if resident is None:
-                raise UnknownAdapterError(key)
-            must_read = resident.users > 0 and resident.tier == "store"
-        if must_read:
-            with resident.loading:
+            resident = self._table.pop(key, None)
+        if resident is None:
+            raise UnknownAdapterError(key)
+        # From here on nobody can lease it: who holds a lease now is all there will be.
+        if resident.users > 0 and resident.tier == "store":
+            with resident.loading, suppress(Exception):  # a source that fails fails those rows, and not the removal
                 if resident.tier == "store":
                     self._read(resident)
-        with self._changed:
-            if self._table.get(key) is resident:
-                del self._table[key]
         self._retire(resident)
         return Departure(resident)
 

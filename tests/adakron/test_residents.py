@@ -315,6 +315,20 @@ def test_what_is_removed_while_leased_can_still_be_run_though_its_source_is_gone
     assert engine.residency().host_bytes == 0
 
 
+def test_a_source_that_fails_does_not_stop_a_removal(full):
+    engine, _ = full(slots=2)
+    ask(engine, "a0")
+    lease = engine.lease("a1")
+    engine._residents._table["a1"].source = lambda: (_ for _ in ()).throw(FormatError("torn"))
+    departure = engine.remove("a1")
+    assert "a1" not in engine
+    with pytest.raises(FormatError):
+        engine.fetch(lease)
+    lease.release()
+    assert departure.wait(0) == Freed()
+    assert (engine.residency().leases, engine.residency().pins) == (0, 0)
+
+
 def test_what_is_removed_without_users_is_freed_at_once_from_every_tier(full):
     engine, store = full(slots=1, adapters=3, host=2)
     ask(engine, "a0")
