@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 HALF_LIFE = 65_536
+SPARE_ENTRIES = 64
 
 T = TypeVar("T", bound=Hashable)
 
@@ -63,6 +64,10 @@ class Ranking(Generic[T]):
 
     def discard(self, item: T) -> None:
         self._entries.pop(item, None)
+        if len(self._heap) > 2 * len(self._entries) + SPARE_ENTRIES:
+            # Entries that count no more would keep their items alive for as long as nobody looks for the lowest.
+            self._heap = [entry for entry in self._heap if self._entries.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
 
     def lowest(self, may_go: Callable[[T], bool]) -> tuple[float, T] | None:
         """The worth and the item worth least of those that may go; it stays ranked. None where none may."""

@@ -4,7 +4,7 @@ A server that loads must also let go. After a warm-up the processes of the serve
 a moment without requests, they may not have grown:
 
     memory               at most max(64 MiB, 5 %) more in each replica and in the admin plane
-    descriptors          no more; sockets and threads: as many more as proxy, Ray and thread pools may begin to keep
+    descriptors, sockets, threads    no more than pools of connections and threads, proxy and Ray may begin to keep
     leases               0 in every replica, as GET /metrics shows
     names, files         none left of those that were registered
 

@@ -16,6 +16,7 @@ MIB = 1 << 20
 ALLOWED_GROWTH_BYTES = 64 * MIB
 ALLOWED_GROWTH_SHARE = 0.05
 ALLOWED_SOCKETS = 16  # the proxy and Ray keep connections open as it suits them; a leak is one a cycle
+ALLOWED_DESCRIPTORS = 4  # the database's pool keeps up to five connections; a leak is one a cycle
 ALLOWED_THREADS = 8  # pools start theirs one by one, when all that they have are busy; a leak is one a cycle
 
 
@@ -88,7 +89,11 @@ def growth_faults(before: Mapping[int, Process], after: Mapping[int, Process], j
                 f"{old.role} ({pid}): {old.memory_bytes / MIB:.0f} MiB have become {new.memory_bytes / MIB:.0f}; "
                 f"{allowed / MIB:.0f} more are allowed"
             )
-        for kind, more in (("descriptors", 0), ("sockets", ALLOWED_SOCKETS), ("threads", ALLOWED_THREADS)):
+        for kind, more in (
+            ("descriptors", ALLOWED_DESCRIPTORS),
+            ("sockets", ALLOWED_SOCKETS),
+            ("threads", ALLOWED_THREADS),
+        ):
             if getattr(new, kind) > getattr(old, kind) + more:
                 faults.append(f"{old.role} ({pid}): {getattr(old, kind)} {kind} have become {getattr(new, kind)}")
     return faults

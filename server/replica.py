@@ -408,6 +408,9 @@ class Replica:
         self._announced &= needed
         for sha256 in self._broken.keys() - needed:
             self._broken.pop(sha256, None)
+        for name in list(self._uses):
+            if name not in table.adapters:
+                self._uses.pop(name, None)
         self._left.append(_Left(before, table.generation, departures))
 
     def _due(self) -> set[str]:

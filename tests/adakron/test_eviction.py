@@ -1,12 +1,13 @@
 import heapq
 import random
+import weakref
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adakron.eviction import HALF_LIFE, Ranking, first_score, used_again, worth
+from adakron.eviction import HALF_LIFE, SPARE_ENTRIES, Ranking, first_score, used_again, worth
 
 
 def test_uses_are_halved_by_every_half_life_of_the_clock():
@@ -57,6 +58,28 @@ def test_a_ranking_gives_the_lowest_of_those_that_may_go(steps):
                 assert found[0] == values[found[1]] == min(allowed)
                 assert found[1] in ranked
         assert len(ranking) == len(ranked)
+
+
+def test_a_ranking_keeps_nothing_of_what_left_it():
+    class Item:
+        pass
+
+    ranking: Ranking[Item] = Ranking(lambda _: 1.0)
+    kept = [Item() for _ in range(10)]
+    for item in kept:
+        ranking.add(item)
+    gone = []
+    for _ in range(1000):
+        item = Item()
+        gone.append(weakref.ref(item))
+        ranking.add(item)
+        ranking.add(item)
+        ranking.discard(item)
+    del item
+    assert sum(ref() is not None for ref in gone) <= 2 * len(kept) + SPARE_ENTRIES
+    found = ranking.lowest(lambda _: True)
+    assert found is not None
+    assert found[1] in kept
 
 
 def test_counting_with_a_half_life_comes_closer_to_belady_than_least_recently_used():
