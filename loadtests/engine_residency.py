@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -149,12 +150,13 @@ def _cold(
     warm, cold, host, copies = [], [], [], []
     for number in range(count):
         key = keys[number % len(keys)]
-        cold.append(_seconds(lambda key=key: engine.classify([Row(adapter=key, input_ids=ids)])))  # type: ignore[misc]
-        warm.append(_seconds(lambda key=key: engine.classify([Row(adapter=key, input_ids=ids)])))  # type: ignore[misc]
-        host.append(_seconds(lambda key=key: hosted.classify([Row(adapter=key, input_ids=ids)])))  # type: ignore[misc]
+        row = [Row(adapter=key, input_ids=ids)]
+        cold.append(_seconds(partial(engine.classify, row)))
+        warm.append(_seconds(partial(engine.classify, row)))
+        host.append(_seconds(partial(hosted.classify, row)))
         other = keys[(number + len(keys) // 2) % len(keys)]
         with hosted.lease(other) as lease:
-            copies.append(_seconds(lambda lease=lease: hosted.fetch(lease)))  # type: ignore[misc]
+            copies.append(_seconds(partial(hosted.fetch, lease)))
             hosted.unpin(lease)
     base = median(warm)
     return {

@@ -315,10 +315,10 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
         ),
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=settings.log_level),
     )
-    clf = Clf.options(  # type: ignore[attr-defined]
+    clf = Clf.options(  # type: ignore[attr-defined]  # the decorator makes a Deployment of the class
         num_replicas=replicas, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
     )
-    admin = Admin.bind(settings)  # type: ignore[attr-defined]
+    admin = Admin.bind(settings)  # type: ignore[attr-defined]  # the same
     try:
         serve.run_many([RunTarget(clf.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
     except RuntimeError as error:
@@ -353,5 +353,5 @@ def stop() -> None:
     if not ray.is_initialized():
         return
     with contextlib.redirect_stdout(io.StringIO()):  # Ray reports the end of its own actors as errors
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray's
         ray.shutdown()
