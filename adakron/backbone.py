@@ -54,6 +54,18 @@ ARCHITECTURE_FIELDS = (
 )
 
 
+# Beside the above, for families that have more to say; of the others these are no part of the digest.
+FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
+    "modernbert": (
+        "hidden_activation",
+        "norm_eps",
+        "layer_types",
+        "local_attention",
+        "rope_parameters",
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Backbone:
     """An encoder in eval mode with its tokenizer; nothing of it requires grad.
@@ -151,7 +163,7 @@ def fingerprint(model: PreTrainedModel, tokenizer_json: bytes) -> Fingerprint:
     """Which backbone this is, whatever its name.
 
     weights    sha256 over sorted (name, dtype, shape, bytes) of the state dict, without pooler and position ids
-    config     sha256 of ARCHITECTURE_FIELDS and their values, absent ones null, as JSON
+    config     sha256 of ARCHITECTURE_FIELDS and the family's FAMILY_FIELDS with their values, absent ones null, as JSON
     tokenizer  sha256 of tokenizer.json
     """
     digest = hashlib.sha256()
@@ -160,9 +172,10 @@ def fingerprint(model: PreTrainedModel, tokenizer_json: bytes) -> Fingerprint:
             continue
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    architecture = [[key, getattr(model.config, key, None)] for key in ARCHITECTURE_FIELDS]
+    keys = (*ARCHITECTURE_FIELDS, *FAMILY_FIELDS.get(model.config.model_type, ()))
+    architecture = [[key, getattr(model.config, key, None)] for key in keys]
     return Fingerprint(
-        config_sha256=hashlib.sha256(json.dumps(architecture).encode()).hexdigest(),
+        config_sha256=hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest(),
         weights_sha256=digest.hexdigest(),
         tokenizer_sha256=hashlib.sha256(tokenizer_json).hexdigest(),
     )

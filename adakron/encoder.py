@@ -2,11 +2,12 @@
 
     hidden = encoder(plan, view)        [T, D], packed order: the last hidden state of every token
 
-PackedEncoder runs its own forward on packed tokens, for the post-LN families it knows. PaddedEncoder runs the
-transformers model itself on padded buckets, for every other supported family. Knows the layers; nothing of rows' text,
-adapters' names or heads.
+PackedEncoder runs its own forward on packed tokens, for the post-LN families it knows, and ModernEncoder does so for
+ModernBERT. PaddedEncoder runs the transformers model itself on padded buckets, for every other supported family. Knows
+the layers; nothing of rows' text, adapters' names or heads.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from adakron.kernels.eager import EagerKernels
 from adakron.kernels.interface import Embeddings, Kernels, Norm, StageWork
 from adakron.kernels.native import NativeKernels
 from adakron.linear import Linear, make_linear
+from adakron.modern_encoder import ModernEncoder, is_plain_modernbert
 from adakron.plan import Plan, SiteGroup
 
 PACKED = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert"})
@@ -71,17 +73,20 @@ def make_encoder(
             return _triton_encoder(backbone.model, heads, dtype, device, invariant=invariant)
         chosen = make_kernels(kernels, heads, dtype, device, invariant=invariant)
         return PackedEncoder(backbone.model, dtype, device, chosen, invariant=invariant)
+    if is_plain_modernbert(config):
+        chosen = make_kernels(kernels, int(config.num_attention_heads), dtype, device, invariant=invariant)
+        return ModernEncoder(backbone.model, dtype, device, chosen, invariant=invariant)
     if invariant:
         raise BackboneError(
             f"{backbone.model_type}: its rows depend on their batch-mates in the last bits",
-            hint=f"batch-invariant answers need one of: {', '.join(sorted(PACKED))}",
+            hint=f"batch-invariant answers need one of: {', '.join(sorted({*PACKED, 'modernbert'}))}",
         )
     return PaddedEncoder(backbone.model, dtype, device)
 
 
 def make_kernels(
     choice: KernelChoice, heads: int, dtype: torch.dtype, device: torch.device, *, invariant: bool
-) -> Kernels:
+) -> NativeKernels | EagerKernels:
     """Compiled before the first request is taken, or plain torch where there is no compiler."""
     if choice == "auto" and device.type == "cpu":
         library = native_library()
@@ -212,6 +217,8 @@ class PaddedEncoder:
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
         self.model, self.device = model.to(device=device, dtype=dtype), device  # type: ignore[call-arg]  # transformers wraps `to`
+        # Encoders that do not tell two texts apart by types take none.
+        self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._work: tuple[tuple[SiteGroup, ...], BankView, Tensor] | None = None
         for number, site in enumerate(sites(self.model)):
             site.register_forward_hook(self._hook(number))
@@ -227,10 +234,9 @@ class PaddedEncoder:
             inside = torch.arange(bucket.length, device=self.device)[None] < bucket.lengths[:, None]
             self._work = (stage.groups, view, bucket.rows)
             try:
+                types = {"token_type_ids": type_ids[bucket.gather].view(shape)} if self._takes_types else {}
                 hidden = self.model(
-                    input_ids=ids[bucket.gather].view(shape),
-                    token_type_ids=type_ids[bucket.gather].view(shape),
-                    attention_mask=inside.long(),
+                    input_ids=ids[bucket.gather].view(shape), attention_mask=inside.long(), **types
                 ).last_hidden_state
             finally:
                 self._work = None

@@ -1,8 +1,8 @@
 """Which encoders adapters attach to, and where.
 
 The site is the last linear map of each layer's feed-forward block: its output is the adapter's x, before dropout,
-residual and LayerNorm. A family not listed here is refused by name. Knows transformers' module names; nothing of
-adapters.
+residual and, in post-LN encoders, LayerNorm. A family not listed here is refused by name. Knows transformers' module
+names; nothing of adapters.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ FAMILIES: dict[str, Family] = {
     "electra": _BERT,
     "deberta-v2": _BERT,
     "distilbert": Family("transformer.layer", "ffn.lin2"),
+    "modernbert": Family("layers", "mlp.Wo"),
 }
 
 

@@ -1,6 +1,7 @@
 """Encoders of a known architecture with random weights: for measuring speed where no weights can be had.
 
-    random:minilm    random:bert-base    random:roberta-large    random:tiny, in which next to nothing is computed
+    random:minilm    random:bert-base    random:roberta-large    random:modernbert-base
+    random:tiny, in which next to nothing is computed
 
 Their answers mean nothing: an adapter learns little on them. The weights come from a fixed seed, so that the
 fingerprint is the same wherever torch draws the same numbers. Knows shapes and a tokenizer; downloads nothing.
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel, RobertaConfig
+from transformers import AutoModel, BertConfig, ModernBertConfig, PreTrainedConfig, PreTrainedModel, RobertaConfig
 
 from adakron.errors import BackboneError
 
@@ -84,5 +85,11 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         RobertaConfig,
         _sizes(24, 1024, 16)
         | {"vocab_size": 50_265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    ),
+    "modernbert-base": (
+        ModernBertConfig,
+        _sizes(22, 768, 12)
+        | {"intermediate_size": 1152, "vocab_size": 50_368}
+        | {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3},
     ),
 }

@@ -73,7 +73,7 @@ class Reference:
         tokenizer.enable_truncation(max_length, strategy="longest_first")
         encoding = tokenizer.encode(row.text, row.text_pair)
         inputs = {"input_ids": torch.tensor([encoding.ids])}
-        if self.model.config.model_type not in ("distilbert",):
+        if self.model.config.model_type not in ("distilbert", "modernbert"):
             inputs["token_type_ids"] = torch.tensor([encoding.type_ids])
         hidden = self.model(**inputs).last_hidden_state
         if pooling == "cls":

@@ -25,7 +25,7 @@ HIDDEN = 20
 LAYERS = 3
 MAX_POSITIONS = 44
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert")
 PAIR_FAMILIES = tuple(family for family in FAMILIES if family != "distilbert")
 
 
@@ -72,6 +72,11 @@ def tiny_backbone(family: str = "bert", *, hidden: int = HIDDEN, layers: int = L
             "pos_att_type": ["p2c", "c2p"],
             "share_att_key": True,
         }
+    if family == "modernbert":
+        # A full layer, two local ones, and most texts longer than their window of 4 to each side.
+        sizes |= {"local_attention": 8, "global_attn_every_n_layers": 3}
+        sizes["num_attention_heads"] = 2  # rotary features come in pairs
+        sizes |= {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
     if family in ("roberta", "xlm-roberta"):
         sizes |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
     torch.manual_seed(seed)

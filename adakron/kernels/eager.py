@@ -61,10 +61,13 @@ class EagerWork:
         return norm(x.add_(residual))
 
     def adapt_add_norm(self, x: Tensor, residual: Tensor, norm: Norm, layer: int) -> Tensor:
+        return norm(self.adapt_add(x, residual, layer))
+
+    def adapt_add(self, x: Tensor, residual: Tensor, layer: int) -> Tensor:
         for group, part in zip(self._groups, self._parts, strict=True):
             if layer >= group.shape.first_layer:
                 self._adapt(x[group.begin : group.end], layer, group, part)
-        return self.add_norm(x, residual, norm)
+        return x.add_(residual)
 
     def _adapt(self, x: Tensor, layer: int, group: SiteGroup, part: tuple[Buckets, Tensor] | None) -> None:
         """Write the tokens of one group through their adapters: x [t, D], in place."""

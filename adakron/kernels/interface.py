@@ -63,6 +63,19 @@ class StageWork(Protocol):
         """
 
 
+class PreNormWork(Protocol):
+    """One stage as pre-LN encoders need it; the same promises as of `StageWork`."""
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(D / H)) v within each row, head by head: [T, 3 D] -> [T, D]."""
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """0.5 x (1 + erf(x / sqrt 2)): [T, M] -> [T, M]."""
+
+    def adapt_add(self, x: Tensor, residual: Tensor, layer: int) -> Tensor:
+        """adapters(x) + residual, as in `StageWork.adapt_add_norm` but without its norm: [T, D] -> [T, D]."""
+
+
 class Kernels(Protocol):
     """name: "eager", "native" or "triton", for people who ask what runs."""
 
@@ -72,4 +85,13 @@ class Kernels(Protocol):
         """tables(ids, type_ids, positions)."""
 
     def begin(self, stage: Stage, view: BankView) -> StageWork:
+        """Lay out what all layers of a stage need, once."""
+
+
+class PreNormKernels(Protocol):
+    """Kernels for pre-LN encoders."""
+
+    name: str
+
+    def begin(self, stage: Stage, view: BankView) -> PreNormWork:
         """Lay out what all layers of a stage need, once."""

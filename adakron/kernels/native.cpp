@@ -220,6 +220,14 @@ static inline void add_residual(const T* x, const T* residual, int width, Factor
 }
 
 template <typename T>
+static inline void store_all(const float* y, int width, T* out) {
+    int d = 0;
+    for (; d + VL <= width; d += VL) store(out + d, load(y + d));
+    for (; d < width; d++) store_one(out + d, y[d]);
+}
+
+// Without a weight there is no norm.
+template <typename T>
 static void adapt_add_norm(const T* x, const T* residual, T* out, int width, const int32_t* tiles, int n_tiles,
                            const Site<T>& site, const T* weight, const T* bias, float eps, int threads) {
     typedef typename FactorOf<T>::Type Factor;
@@ -236,8 +244,11 @@ static void adapt_add_norm(const T* x, const T* residual, T* out, int width, con
                     add_residual(x + (token + t) * width, residual + (token + t) * width, width,
                                  block.x.data() + t * width, block.y.data() + t * width);
                 if (slot != 0) adapt(site, slot, width, block);
-                for (int t = 0; t < count; t++)
-                    store_norm(block.y.data() + t * width, weight, bias, eps, width, out + (token + t) * width);
+                for (int t = 0; t < count; t++) {
+                    const float* y = block.y.data() + t * width;
+                    T* place = out + (token + t) * width;
+                    weight ? store_norm(y, weight, bias, eps, width, place) : store_all(y, width, place);
+                }
             }
         }
     }

@@ -125,6 +125,12 @@ class NativeWork:
         return x
 
     def adapt_add_norm(self, x: Tensor, residual: Tensor, norm: Norm, layer: int) -> Tensor:
+        return self._adapt(x, residual, norm, layer)
+
+    def adapt_add(self, x: Tensor, residual: Tensor, layer: int) -> Tensor:
+        return self._adapt(x, residual, None, layer)
+
+    def _adapt(self, x: Tensor, residual: Tensor, norm: Norm | None, layer: int) -> Tensor:
         for launch in self._passes.at(layer):
             site = _Site()
             if launch.shape is not None:
@@ -136,7 +142,7 @@ class NativeWork:
             self._launch(x, residual, norm, launch.tiles, site)
         return x
 
-    def _launch(self, x: Tensor, residual: Tensor, norm: Norm, tiles: np.ndarray, site: _Site) -> None:
+    def _launch(self, x: Tensor, residual: Tensor, norm: Norm | None, tiles: np.ndarray, site: _Site) -> None:
         """Into x itself: a token is read before it is written, and by nobody else."""
         self._functions["adapt_add_norm"](
             x.data_ptr(),
@@ -146,9 +152,9 @@ class NativeWork:
             tiles.ctypes.data,
             len(tiles),
             byref(site),
-            norm.weight.data_ptr(),
-            norm.bias.data_ptr(),
-            norm.eps,
+            0 if norm is None else norm.weight.data_ptr(),
+            0 if norm is None else norm.bias.data_ptr(),
+            0.0 if norm is None else norm.eps,
             self._threads,
         )
 

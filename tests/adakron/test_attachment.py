@@ -102,7 +102,7 @@ def test_every_layers_adapter_matters(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapter_sees_the_sites_output_before_residual_and_layer_norm(family: str) -> None:
-    """LayerNorm gets adapter(W h + b) + attention output, in the first layer of each family."""
+    """The next LayerNorm gets adapter(W h + b) + attention output, in the first layer of each family."""
     model = model_of(family)
     adapters = attach(model, CONFIG)
     random_weights(adapters)
@@ -110,14 +110,19 @@ def test_adapter_sees_the_sites_output_before_residual_and_layer_norm(family: st
     site = sites(model)[0]
     if family == "distilbert":
         attention_norm, norm = "transformer.layer.0.sa_layer_norm", "transformer.layer.0.output_layer_norm"
+    elif family == "modernbert":
+        attention_norm, norm = "layers.0.mlp_norm", "layers.1.attn_norm"
     else:
         attention_norm, norm = (f"encoder.layer.0.{part}.LayerNorm" for part in ("attention.output", "output"))
     site.register_forward_pre_hook(lambda _, inputs: seen.update(h=inputs[0]))
-    model.get_submodule(attention_norm).register_forward_hook(lambda _, inputs, output: seen.update(residual=output))
+    model.get_submodule(attention_norm).register_forward_hook(
+        lambda _, inputs, output: seen.update(before=inputs[0], after=output)
+    )
     model.get_submodule(norm).register_forward_pre_hook(lambda _, inputs: seen.update(normed=inputs[0]))
     hidden_states(model)
+    residual = seen["before" if family == "modernbert" else "after"]  # pre-LN layers add what they have not normed
     with torch.no_grad():
-        wanted = adapters[0](F.linear(seen["h"], site.weight, site.bias)) + seen["residual"]
+        wanted = adapters[0](F.linear(seen["h"], site.weight, site.bias)) + residual
     assert torch.allclose(seen["normed"], wanted, atol=1e-6)
 
 

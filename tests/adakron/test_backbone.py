@@ -294,7 +294,7 @@ def test_code_beside_a_checkpoint_is_never_run(folder: Path, tmp_path: Path) -> 
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "t5", "modernbert"])
+@pytest.mark.parametrize("model_type", ["gpt2", "t5", "albert"])
 def test_unsupported_family_is_refused_by_name_before_its_weights_are_read(folder: Path, model_type: str) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     (folder / "model.safetensors").unlink()
@@ -440,6 +440,10 @@ def test_one_added_word_changes_the_tokenizer_digest() -> None:
         ("deberta-v2", "position_buckets", 4),
         ("deberta-v2", "pos_att_type", ["c2p"]),
         ("deberta-v2", "share_att_key", False),
+        ("modernbert", "local_attention", 16),
+        ("modernbert", "layer_types", ["full_attention"] * LAYERS),
+        ("modernbert", "hidden_activation", "relu"),
+        ("modernbert", "norm_eps", 1e-4),
     ],
 )
 def test_architecture_field_changes_the_config_digest_alone(family: str, field: str, value: Any) -> None:

@@ -40,7 +40,8 @@ def test_site_is_the_last_linear_map_of_each_feed_forward_block(family: str) -> 
     found = sites(model)
     assert [(site.in_features, site.out_features) for site in found] == [(INTERMEDIATE, HIDDEN)] * LAYERS
     named = dict(model.named_modules())
-    path = "transformer.layer.{}.ffn.lin2" if family == "distilbert" else "encoder.layer.{}.output.dense"
+    paths = {"distilbert": "transformer.layer.{}.ffn.lin2", "modernbert": "layers.{}.mlp.Wo"}
+    path = paths.get(family, "encoder.layer.{}.output.dense")
     assert all(site is named[path.format(layer)] for layer, site in enumerate(found))
 
 
@@ -54,7 +55,7 @@ def test_unsupported_family_is_refused_by_name_with_the_supported_ones(make: obj
     assert all(family in caught.value.hint for family in FAMILIES)
 
 
-@pytest.mark.parametrize("model_type", ["", "modernbert", "Bert", "bert-generation", "albert"])
+@pytest.mark.parametrize("model_type", ["", "ModernBert", "Bert", "bert-generation", "albert"])
 def test_family_is_found_by_its_exact_name(model_type: str) -> None:
     with pytest.raises(BackboneError, match=repr(model_type)):
         family_named(model_type)

@@ -18,7 +18,13 @@ def test_the_name_is_recorded(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("minilm", 22_713_216), ("bert-base", 109_482_240), ("roberta-large", 355_359_744)]
+    ("name", "parameters"),
+    [
+        ("minilm", 22_713_216),
+        ("bert-base", 109_482_240),
+        ("roberta-large", 355_359_744),
+        ("modernbert-base", 149_014_272),
+    ],
 )
 def test_architectures_have_the_size_of_the_published_ones(name: str, parameters: int) -> None:
     kind, sizes = ARCHITECTURES[name]
