@@ -108,7 +108,7 @@ class Adapter:
     @classmethod
     def from_file(cls, path: str | Path) -> "Adapter":
         """Read and validate one safetensors file. Raises FormatError, ConfigError; FormatError if it cannot be read."""
-        return cls.from_bytes(_read(Path(path), MAX_FILE_BYTES))
+        return cls.from_bytes(read_regular(Path(path), MAX_FILE_BYTES))
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "Adapter":
@@ -116,14 +116,14 @@ class Adapter:
         folder = Path(path)
         adapter = cls.from_file(folder / WEIGHTS_FILE)
         if (folder / CONFIG_FILE).exists():
-            beside = AdapterConfig.from_json(_read(folder / CONFIG_FILE, 1 << 20))
+            beside = AdapterConfig.from_json(read_regular(folder / CONFIG_FILE, 1 << 20))
             if beside != adapter.config:
                 raise FormatError(
                     f"{CONFIG_FILE} contradicts the configuration inside {WEIGHTS_FILE}",
                     hint=f"delete {CONFIG_FILE}: the safetensors file is complete without it",
                 )
         if (folder / EXPECTED_FILE).exists():
-            text = _read(folder / EXPECTED_FILE, 1 << 20)
+            text = read_regular(folder / EXPECTED_FILE, 1 << 20)
             if parse_expected(text, adapter.config) != adapter.expected:
                 raise FormatError(f"{EXPECTED_FILE} contradicts the examples inside {WEIGHTS_FILE}")
         return adapter
@@ -274,7 +274,7 @@ def _serialise(config: AdapterConfig, tensors: Mapping[str, Tensor], expected: S
     return len(header).to_bytes(8, "little") + header + raw[8 + length :]
 
 
-def _read(path: Path, cap: int) -> bytes:
+def read_regular(path: Path, cap: int) -> bytes:
     """The bytes of a regular file, opened once; no link at its end is followed and no pipe waited for."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -19,7 +19,7 @@ from transformers.utils.hub import cached_file
 from adakron.config import Fingerprint
 from adakron.errors import BackboneError
 from adakron.families import family_named, sites
-from adakron.random_backbone import PREFIX, random_encoder
+from adakron.random_backbone import PREFIX, random_config, random_encoder
 
 DEFAULT = "default"
 DEFAULT_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -157,6 +157,19 @@ class Backbone:
             hidden_size=int(model.config.hidden_size),
             num_hidden_layers=len(sites(model)),
         )
+
+
+def model_type_of(name: str) -> str:
+    """The family of a backbone by its configuration alone: no weights are read. Raises BackboneError."""
+    if name.startswith(PREFIX):
+        return random_config(name).model_type
+    source, _, pinned = _locate(name, None)
+    try:
+        model_type = str(AutoConfig.from_pretrained(source, revision=pinned, trust_remote_code=False).model_type)
+    except Exception as error:  # the library raises whatever it likes for a broken folder
+        raise BackboneError(f"cannot read the configuration of {name!r}", hint="name a hub id or a folder") from error
+    family_named(model_type)
+    return model_type
 
 
 def fingerprint(model: PreTrainedModel, tokenizer_json: bytes) -> Fingerprint:

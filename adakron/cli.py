@@ -1,4 +1,4 @@
-"""The verbs that need no server: train, eval, inspect.
+"""The verbs that need no server: train, eval, inspect, import, to-peft.
 
 Exit codes: 0 done, 1 refused or failed (one line on stderr, with a hint where there is one), 2 wrong usage,
 130 interrupted. Heavy modules are imported by the verb that needs them.
@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from adakron.errors import AdaKronError, DataError
+from adakron.errors import AdaKronError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from adakron.text import TextOrPair
@@ -28,9 +28,17 @@ _TRAINING_EXTRA = {"datasets", "accelerate", "sklearn", "scipy"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Raises SystemExit(2) for wrong usage, SystemExit(0) for --help."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="adakron", description="AdaKron adapters: train, evaluate, inspect.")
+    parser = argparse.ArgumentParser(
+        prog="adakron", description="AdaKron adapters: train, evaluate, inspect, exchange."
+    )
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    adders = {"train": add_train, "eval": add_eval, "inspect": add_inspect}
+    adders = {
+        "train": add_train,
+        "eval": add_eval,
+        "inspect": add_inspect,
+        "import": add_import,
+        "to-peft": add_to_peft,
+    }
     # The flags of `train` come from a recipe, whose import takes seconds: only for those who ask for it, or for all.
     for add in [adders[words[0]]] if words and words[0] in adders else adders.values():
         add(subparsers)
@@ -76,6 +84,47 @@ def add_inspect(subparsers: Verbs) -> None:
     inspect.set_defaults(run=_inspect)
 
 
+def add_import(subparsers: Verbs) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "import",
+        help="make an artefact of a checkpoint of the authors' code, or of a folder in PEFT's layout",
+        description="Make an artefact of a checkpoint of the authors' code (pytorch_model.bin), which needs --base and "
+        "--labels, or of a folder in PEFT's layout, which says all of it. Pickles are read by a child process that "
+        "takes tensors alone.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", metavar="FILE|FOLDER", help="pytorch_model.bin or a folder")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the artefact goes")
+    parser.add_argument("--base", help="hub id or folder of the encoder that the checkpoint was trained on")
+    parser.add_argument("--labels", metavar="NAMES", help="in index order, with commas; one makes it a regression")
+    parser.add_argument(
+        "--order",
+        choices=("a2_a1", "a1_a2"),
+        help="the 4-wide factor first (GLUE code) or last (NLG code); default: that of the code which names its "
+        "tensors so. Needed where both are 4 wide, r = 16: there shapes cannot confirm the names",
+    )
+    parser.add_argument("--pair", action="store_true", help="it takes two texts")
+    parser.add_argument("--max-length", type=int, default=128, metavar="N", help="tokens a row may have (128)")
+    parser.add_argument("--json", action="store_true", help="print JSON, with the names of all unused tensors")
+    parser.set_defaults(run=_import)
+
+
+def add_to_peft(subparsers: Verbs) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "to-peft",
+        help="write an artefact as a folder in PEFT's layout",
+        description="Write an artefact as a folder in PEFT's layout: its file names, configuration keys and names of "
+        "tensors. PEFT itself has no method ADAKRON; `adakron import` reads the folder back, to the byte.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", metavar="FILE|FOLDER", help="the artefact")
+    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("--base", help="hub id or folder of its encoder (default: the one that the artefact names)")
+    parser.set_defaults(run=_to_peft)
+
+
 def _complain(message: str, hint: str | None) -> None:
     line = " ".join(message.split())
     print(f"adakron: {line}{f' ({hint})' if hint else ''}", file=sys.stderr)
@@ -86,6 +135,66 @@ def _inspect(parsed: argparse.Namespace) -> int:
 
     facts = inspect(parsed.path)
     print(json.dumps(facts, ensure_ascii=False, indent=1) if parsed.json else table(facts))
+    return 0
+
+
+def _import(parsed: argparse.Namespace) -> int:
+    path = Path(parsed.path)
+    from adakron.peft_folder import is_peft_folder, read_peft_folder
+
+    if path.is_dir() and is_peft_folder(path):
+        surplus = [flag for flag in ("base", "labels", "order") if getattr(parsed, flag) is not None]
+        if surplus or parsed.pair:
+            raise ConfigError(f"--{(*surplus, 'pair')[0]}: the folder itself says it", hint="leave it out")
+        adapter = read_peft_folder(path)
+        adapter.write(parsed.out)
+        facts = {"folder": parsed.out, "sha256": adapter.sha256}
+        print(json.dumps(facts) if parsed.json else f"wrote {parsed.out} (sha256 {adapter.sha256})")
+        return 0
+    for flag in ("base", "labels"):
+        if getattr(parsed, flag) is None:
+            raise ConfigError(f"--{flag}: a checkpoint does not say it", hint=f"add --{flag}")
+    from adakron.backbone import Backbone
+    from adakron.importing.authors import convert
+    from adakron.importing.checkpoint import read_checkpoint
+
+    _quiet_libraries()
+    checkpoint = read_checkpoint(path / "pytorch_model.bin" if path.is_dir() else path)
+    made = convert(
+        checkpoint,
+        Backbone.load(parsed.base),
+        _comma_separated(parsed.labels),
+        order=parsed.order,
+        takes_pair=parsed.pair,
+        max_length=parsed.max_length,
+    )
+    made.adapter.write(parsed.out)
+    config = made.adapter.config
+    if parsed.json:
+        facts = {"folder": parsed.out, "sha256": made.adapter.sha256, "code": made.code, "order": config.order}
+        print(json.dumps(facts | {"experts": made.experts, "unused": [*made.frozen, *made.unused]}))
+        return 0
+    print(f"{made.code} code: r = {config.bottleneck}, order {config.order}, experts averaged: {made.experts}")
+    if made.frozen:
+        print(f"not used: {len(made.frozen)} tensors of the frozen encoder, equal to those of {parsed.base}")
+    else:
+        print(f"the checkpoint holds nothing of the encoder: that it belongs to {parsed.base} is your word")
+    if made.unused:
+        print(f"not used: {', '.join(made.unused)}")
+    print(f"wrote {parsed.out} (sha256 {made.adapter.sha256})")
+    return 0
+
+
+def _to_peft(parsed: argparse.Namespace) -> int:
+    from adakron.artefact import Adapter
+    from adakron.backbone import DEFAULT, DEFAULT_NAME, model_type_of
+    from adakron.peft_folder import write_peft_folder
+
+    path = Path(parsed.path)
+    adapter = Adapter.from_folder(path) if path.is_dir() else Adapter.from_file(path)
+    named = adapter.config.base_model_name_or_path
+    write_peft_folder(adapter, model_type_of(parsed.base or (DEFAULT if named == DEFAULT_NAME else named)), parsed.out)
+    print(f"wrote {parsed.out}")
     return 0
 
 

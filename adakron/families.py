@@ -15,22 +15,26 @@ from adakron.errors import BackboneError
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """layers: path of the list of layers in the base model; site: path of the site inside one layer."""
+    """Paths of modules.
 
+    root    the encoder, in a model with a task head around it
+    layers  the list of layers, in the encoder
+    site    the site, in a layer
+    """
+
+    root: str
     layers: str
     site: str
 
 
-_BERT = Family("encoder.layer", "output.dense")
-
 FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "deberta-v2": _BERT,
-    "distilbert": Family("transformer.layer", "ffn.lin2"),
-    "modernbert": Family("layers", "mlp.Wo"),
+    "bert": Family("bert", "encoder.layer", "output.dense"),
+    "roberta": Family("roberta", "encoder.layer", "output.dense"),
+    "xlm-roberta": Family("roberta", "encoder.layer", "output.dense"),
+    "electra": Family("electra", "encoder.layer", "output.dense"),
+    "deberta-v2": Family("deberta", "encoder.layer", "output.dense"),
+    "distilbert": Family("distilbert", "transformer.layer", "ffn.lin2"),
+    "modernbert": Family("model", "layers", "mlp.Wo"),
 }
 
 

@@ -27,6 +27,15 @@ def random_encoder(name: str) -> tuple[PreTrainedModel, Tokenizer]:
 
     Raises BackboneError for an unknown architecture.
     """
+    config = random_config(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # untyped there
+    return model, _tokenizer(config)
+
+
+def random_config(name: str) -> PreTrainedConfig:
+    """The configuration of that model. Raises BackboneError for an unknown architecture."""
     architecture = name.removeprefix(PREFIX)
     if architecture not in ARCHITECTURES:
         raise BackboneError(
@@ -34,11 +43,7 @@ def random_encoder(name: str) -> tuple[PreTrainedModel, Tokenizer]:
             hint=f"known: {', '.join(PREFIX + known for known in ARCHITECTURES)}",
         )
     kind, sizes = ARCHITECTURES[architecture]
-    config = kind(**sizes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # untyped there
-    return model, _tokenizer(config)
+    return kind(**sizes)
 
 
 def _tokenizer(config: PreTrainedConfig) -> Tokenizer:

@@ -4,7 +4,7 @@
     classify                                                      `server.cli_classify`
     push list show activate rollback split rm export sync         `server.cli_adapters`
     keys                                                          `server.cli_keys`
-    train eval inspect                                            `adakron.cli`, which needs no server
+    train eval inspect import to-peft                             `adakron.cli`, which needs no server
     keys create list revoke                                       `server.cli_keys`
     doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
 
@@ -33,6 +33,8 @@ _ARGPARSE = {
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
+    "import": ("adakron.cli", "add_import", "Make an artefact of a checkpoint or of a folder in PEFT's layout."),
+    "to-peft": ("adakron.cli", "add_to_peft", "Write an artefact as a folder in PEFT's layout."),
 }
 
 

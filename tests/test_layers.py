@@ -136,6 +136,18 @@ def test_server_does_not_import_the_checkpoint_importer() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_nothing_but_the_command_line_leads_to_the_checkpoint_importer() -> None:
+    """So that whatever a server imports of adakron, it does not import that."""
+    faults = [
+        f"{path}:{line}"
+        for path in python_files("adakron", "loadtests")
+        if path != "adakron/cli.py" and not path.startswith("adakron/importing/")
+        for line, module in imported_modules(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if module.startswith("adakron.importing")
+    ]
+    assert not faults, "\n".join(faults)
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [

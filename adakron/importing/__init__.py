@@ -1,0 +1,1 @@
+"""Other people's checkpoints made into artefacts. The only place where torch.load is called; no server imports it."""
