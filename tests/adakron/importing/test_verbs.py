@@ -26,7 +26,11 @@ def checkpoint(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_checkpoint_becomes_an_artefact_and_what_was_not_used_is_said(
-    checkpoint: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["import", str(checkpoint), "--base", str(base), "--labels", "no,yes", "--max-length", "32"]
     assert main([*words, "--out", str(tmp_path / "made")]) == 0
@@ -38,6 +42,8 @@ def test_checkpoint_becomes_an_artefact_and_what_was_not_used_is_said(
     adapter = Adapter.from_folder(tmp_path / "made")
     assert adapter.sha256 in said
     assert (adapter.config.label_names, adapter.config.max_length) == (("no", "yes"), 32)
+    state = make(Backbone.load(str(base)), "GLUE", experts=2, labels=2)
+    monkeypatch.setattr("adakron.importing.checkpoint.read_checkpoint", lambda path: state)  # a child takes seconds
     assert main([*words, "--out", str(tmp_path / "again"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["sha256"] == adapter.sha256
