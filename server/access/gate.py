@@ -26,7 +26,10 @@ from server.access.loopback import check_from_here
 from server.error_replies import reply_headers
 from server.errors import ForbiddenError, UnauthenticatedError
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+PUBLIC = frozenset(
+    # What balancers ask; and the page that asks for a key, which is the same on every server.
+    {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/docs/{file}"}
+)
 MAX_KEY_BYTES = 256
 _MARK = "__adakron_scope__"
 

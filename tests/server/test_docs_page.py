@@ -11,6 +11,8 @@ import pytest
 import pytest_asyncio
 
 from server import docs_page
+from server.access.gate import Gate
+from tests.server.access.holders import Holders
 from tests.server.test_app import Bench
 
 
@@ -67,6 +69,27 @@ async def test_scripts_of_ours_and_styles_name_no_other_server(client: httpx.Asy
     style = (await client.get("/docs/swagger-ui.css")).text
     assert all(address.startswith("data:") for address in re.findall(r"url\([\"']?([^)\"']+)", style))
     assert "@import" not in style
+
+
+async def test_the_page_is_public_and_what_it_shows_is_not() -> None:
+    """A browser opens an address without a key; the page's script asks for one."""
+    keys = Holders()
+    async with Bench(Gate(keys)).client as client:
+        for path in ("/docs", *(f"/docs/{name}" for name in docs_page._ASSETS)):
+            assert (await client.get(path)).status_code == 200
+        assert (await client.get("/openapi.json")).status_code == 401
+        assert (await client.get("/openapi.json", headers=keys.give("classify"))).status_code == 403
+        assert (await client.get("/openapi.json", headers=keys.give("read"))).status_code == 200
+
+
+async def test_what_is_typed_into_the_page_cannot_end_in_an_address(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert "form-action 'none'" in page.headers["content-security-policy"]
+    [field] = re.findall(r"<input[^>]*>", page.text)
+    assert "name=" not in field
+    script = (await client.get("/docs/initializer.js")).text
+    assert "persistAuthorization: false" in script
+    assert not re.search(r"localStorage|sessionStorage|cookie|location|history", script)
 
 
 async def test_files_are_sent_again_only_when_they_changed(client: httpx.AsyncClient) -> None:
