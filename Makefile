@@ -3,6 +3,7 @@
 # make check    formatting, lint and types
 # make train    the shipped adapters once more, into runs/      one of your own: make train ARGS="--name .. --data .."
 # make load     one minute of load against a server of its own; the report lands in loadtests/results/
+# make docs     the documentation as a site, in build/docs/; nothing is fetched
 # make bench    the engine against the bare backbone and its rivals      make bench ARGS="--quick"
 #
 # The first target to run makes the environment, in .venv. PYTHON names the interpreter, VENV another place.
@@ -17,7 +18,7 @@ SERVE := $(VENV)/.installed-serve
 ALL   := $(VENV)/.installed-all
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check train load bench
+.PHONY: help serve test check train load bench docs
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -49,6 +50,10 @@ load: $(ALL)
 
 bench: $(ALL)
 	@$(BIN)/python -m loadtests.engine $(ARGS)
+
+docs: $(ALL)
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . build/docs $(ARGS)
+	@echo "build/docs/index.html"
 
 # Both stamps are older than the pins as soon as one of these changes, and the next target installs again.
 $(SERVE): $(PINS) | $(BIN)/pip

@@ -47,7 +47,10 @@ class Timed:
 
 
 class Newcomer:
-    """Does step after step in one folder; whatever was started is stopped when `opened` closes."""
+    """Does step after step in one folder; whatever was started is stopped when `opened` closes.
+
+    What a command exports, later ones have, as in the terminal of a reader.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], log: Path, opened: ExitStack) -> None:
         self._folder, self._environment, self._log, self._opened = folder, dict(environment), log, opened
@@ -61,11 +64,18 @@ class Newcomer:
             case Command(line) if line == SERVE:
                 self._serve()
             case Command(line):
-                printed = self._run(["bash", "-c", line])
+                printed = self._run_line(line)
                 if not step.fits(printed):
                     raise StepFailedError(f"$ {line}\nshould print\n{step.output}\nand printed\n{printed}")
             case Program(source):
                 self._run(["python", "-c", source])
+
+    def _run_line(self, line: str) -> str:
+        with tempfile.NamedTemporaryFile(prefix="adakron-exported-") as exported:
+            printed = self._run(["bash", "-c", f"trap 'env -0 >\"$0\"' EXIT\n{line}", exported.name])
+            variables = Path(exported.name).read_text(encoding="utf-8").split("\0")
+        self._environment = dict(variable.split("=", 1) for variable in variables if variable)
+        return printed
 
     def _run(self, command: Sequence[str]) -> str:
         try:
@@ -80,9 +90,9 @@ class Newcomer:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise StepFailedError(f"{command[-1]}: {error}") from error
+            raise StepFailedError(f"{command[2]}: {error}") from error
         if done.returncode:
-            raise StepFailedError(f"{command[-1]}\nexit code {done.returncode}\n{done.stdout}{done.stderr}")
+            raise StepFailedError(f"{command[2]}\nexit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def _serve(self) -> None:

@@ -3,6 +3,7 @@
     ```console          lines with `$ ` are commands; those after one are its output, where `...` stands for anything
     ```csv some/file    a file to save
     ```python           a program
+    ```python shown     of any kind: to be read, as what one has elsewhere, or what needs another machine; never run
 
 Sections begin with `## `. Knows text; runs nothing.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _FENCE = re.compile(r"^```(?P<kind>\w+) ?(?P<path>\S*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+SHOWN = "shown"
 _SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
 
 
@@ -66,6 +68,8 @@ def sections_of(text: str) -> list[Section]:
 def _steps(text: str) -> Iterator[Step]:
     for block in _FENCE.finditer(text):
         kind, path, body = block["kind"], block["path"], block["body"]
+        if path == SHOWN:
+            continue
         if kind == "console":
             yield from _commands(body)
         elif kind == "python":

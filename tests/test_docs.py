@@ -71,6 +71,7 @@ def test_links_to_files_lead_somewhere(project_dir):
         project_dir / "README.md",
         project_dir / "ARCHITECTURE.md",
         project_dir / "adapters" / "README.md",
+        *(project_dir / "docs").glob("*.md"),
     ):
         for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):

@@ -1,6 +1,5 @@
 """A real server as its operator starts it, in a process of its own; and adapters whose answers prove who made them."""
 
-import json
 import math
 import os
 import signal
@@ -8,8 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,9 @@ import httpx
 from adakron import Adapter
 from adakron.artefact import expected_shapes
 from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint
+from server.access.keys import Scope
+from server.settings import Settings
+from server.state import make_folder
 
 READY_WITHIN_S = 420.0
 STOP_WITHIN_S = 60.0
@@ -41,6 +42,23 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.replicas = replicas
         self.process: subprocess.Popen[bytes] | None = None
+        self.keys: dict[str, str] = {}  # by any name; with "all" the calls below are made
+
+    def make_key(self, scopes: Iterable[Scope], **options: Any) -> str:
+        """A new key in its database, whether it runs or not."""
+        make_folder(self.state_dir)
+        store = Settings(state_dir=self.state_dir).open_keys(is_writer=True)
+        try:
+            return store.create(scopes, **options)[0]
+        finally:
+            store.close()
+
+    def revoke(self, key: str) -> None:
+        store = Settings(state_dir=self.state_dir).open_keys(is_writer=True)
+        try:
+            assert store.revoke(key.split("_")[1])
+        finally:
+            store.close()
 
     def command(self, *flags: str) -> list[str]:
         seeds = self.state_dir.parent / "no-seeds"
@@ -109,7 +127,7 @@ class Server:
         return found
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        return httpx.Client(base_url=self.url, timeout=30, headers=bearer(self.keys.get("all")), **options)
 
     def classify(self, adapter: str, inputs: object = "hello", **more: object) -> httpx.Response:
         """One call on a connection of its own, so that it may reach any replica."""
@@ -121,9 +139,14 @@ class Server:
             return client.put(f"/v1/adapters/{name}", content=adapter.to_bytes(), **options)
 
     def info(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url}/v1/info", timeout=10) as reply:
-            found: dict[str, Any] = json.load(reply)
+        with self.client() as client:
+            found: dict[str, Any] = client.get("/v1/info").json()
             return found
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    """The header that carries a key."""
+    return {} if key is None else {"authorization": f"Bearer {key}"}
 
 
 @dataclass(frozen=True)

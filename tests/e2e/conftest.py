@@ -10,14 +10,17 @@ import pytest
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything in this folder starts Ray, and may wait for it longer than a test usually may.
 
-    Servers that are killed come last: the shared one is stopped for them, and would have to be started again after.
+    Servers of their own come last: the shared one is stopped for them, and would have to be started again after.
     """
     here = Path(__file__).parent
+    own = ["test_keys.py", "test_kills.py"]
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.timeout(480))
-    items.sort(key=lambda item: item.path == here / "test_kills.py")
+    items.sort(
+        key=lambda item: own.index(item.path.name) + 1 if item.path.parent == here and item.path.name in own else 0
+    )
 
 
 @pytest.fixture(scope="session")

@@ -80,13 +80,27 @@ def test_steps_are_done_and_timed(reader: Newcomer, tmp_path: Path) -> None:
     timed = walk(sections, reader)
     assert [t.section for t in timed] == ["Second", "First"]
     assert (tmp_path / "made").exists()
-    assert "| First | 0 s | 0 s |" in table(timed)
+    assert "| First | 0 s | 2 s |" in table([Timed("First", 0.3, 1.6)])
 
 
 @pytest.mark.parametrize("step", [Command("echo b", "a"), Command("false", None), Program("1/0")])
 def test_a_step_that_fails_is_noticed(reader: Newcomer, step: Command | Program) -> None:
     with pytest.raises(StepFailedError):
         reader.do(step)
+
+
+def test_what_a_command_exports_later_ones_have(reader: Newcomer) -> None:
+    reader.do(Command("export FRUIT=$(printf 'a\\npear')", None))
+    reader.do(Command('unexported=1; echo "$FRUIT"', "a\npear"))
+    reader.do(Command('echo "[$unexported]"', "[]"))
+    reader.do(Program('import os; assert os.environ["FRUIT"] == "a\\npear"'))
+    with pytest.raises(StepFailedError, match="exit code 3"):
+        reader.do(Command("exit 3", None))
+
+
+def test_what_is_only_shown_is_not_done() -> None:
+    blocks = "".join(f"```{kind} shown\nrm -rf x\n```\n" for kind in ("console", "python", "ini"))
+    assert sections_of(f"## x\n{blocks}") == []
 
 
 def test_a_server_that_does_not_start_is_noticed_and_one_that_does_is_stopped(
@@ -136,6 +150,20 @@ def test_every_command_of_the_tutorial_is_understood(line: str) -> None:
     group = typer.main.get_command(cli._app())
     command = group.get_command(None, verb)  # type: ignore[attr-defined, arg-type]
     assert command.make_context(verb, words).params
+
+
+@pytest.mark.parametrize(
+    "page", ["train-your-own", "operate", *(f"migrate-from-{x}" for x in ("lorax", "vllm", "tei", "triton"))]
+)
+def test_the_other_pages_say_of_each_block_what_it_is(project_dir: Path, page: str) -> None:
+    """They are run in tests/e2e."""
+    steps = [
+        step for section in sections_of((project_dir / "docs" / f"{page}.md").read_text()) for step in section.steps
+    ]
+    assert len(steps) >= 3
+    for step in steps:
+        if isinstance(step, Program):
+            compile(step.source, page, "exec")
 
 
 def test_every_program_of_the_tutorial_compiles() -> None:
