@@ -68,13 +68,13 @@ class Result:
         """The label of the highest score; None for regression, or where that score is below the adapter's threshold."""
         if self.config is None or not len(self.scores):
             return None
-        threshold = self.config.calibration.threshold
-        return None if threshold is not None and self.score < threshold else self.label_names[int(self.scores.argmax())]
+        threshold, best = self.config.calibration.threshold, int(self.scores.argmax())
+        return None if threshold is not None and float(self.scores[best]) < threshold else self.label_names[best]
 
     @property
     def score(self) -> float:
         """The highest score; NaN for regression."""
-        return float(self.scores.max()) if len(self.scores) else float("nan")
+        return float(self.scores[self.scores.argmax()]) if len(self.scores) else float("nan")
 
     @property
     def value(self) -> float:

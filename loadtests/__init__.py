@@ -1,4 +1,4 @@
-"""Load against a running server, through HTTP alone: but for engine*.py, nothing here imports what it measures.
+"""Load against a running server, through HTTP alone: only engine*.py and http_*.py import what they measure.
 
     python -m loadtests.run --seconds 60 --users 16      a server of its own, a report, exit code 1 on any failure
     python -m locust -f loadtests/users.py --host URL    the same users from locust's own page

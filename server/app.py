@@ -3,8 +3,8 @@
     POST /v1/classify   GET /v1/info   GET /healthz /readyz /metrics /docs /openapi.json   and the dialects' routes
 
 Layers, outermost first: RequestRecorder counts, Guard bounds what is read, Envelope adds the request id and catches,
-FastAPI routes. Adapters are registered elsewhere, by the admin application; only its documentation is shown here.
-Knows nothing of Ray.
+Shortcut enters the native route, FastAPI routes the rest. Adapters are registered elsewhere, by the admin application;
+only its documentation is shown here. Knows nothing of Ray.
 """
 
 import asyncio
@@ -40,11 +40,13 @@ from server.schemas import (
     parse_classify_request,
 )
 from server.service import Service
+from server.shortcut import DirectRoute, Shortcut
 from server.tally import Count
 
 logger = logging.getLogger(__name__)
 
 READY_WITHIN_S = 5.0
+_encode_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 # Of routes that the framework makes.
 FRAMEWORK_ROUTES = {"/openapi.json": Needed("read")}
@@ -95,6 +97,7 @@ def make_app(
     _merge_documents(app, admin_openapi)
     add_docs(app)
     guard_routes(app, gate or Gate(), FRAMEWORK_ROUTES)
+    app.add_middleware(Shortcut, routes=[route for route in app.routes if isinstance(route, DirectRoute)])
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
     allow_origins(app, cors)
@@ -103,15 +106,6 @@ def make_app(
 
 
 def _add_classify(app: FastAPI, backend: Backend) -> None:
-    @app.post(
-        "/v1/classify",
-        summary="Classify texts",
-        tags=["classify"],
-        response_class=JSONResponse,
-        response_model=None,
-        responses=vllm_examples.SHARED_CLASSIFY,
-        openapi_extra=vllm_examples.SHARED_CLASSIFY_BODY,
-    )
     @needs("classify")
     async def classify(request: Request) -> Response:
         """Run texts through one adapter, several, or one named per text.
@@ -131,8 +125,22 @@ def _add_classify(app: FastAPI, backend: Backend) -> None:
         route_key = request.headers.get("x-route-key")
         work = backend.service.classify(parsed, timeout_s=within_s, route_key=route_key)
         classified = await unless_gone(request.receive, work)
-        reply = json.dumps(classified.answer, allow_nan=False, separators=(",", ":")).encode()
+        reply = _encode_json(classified.answer).encode()
         return Response(reply, headers=reply_headers(classified), media_type="application/json")
+
+    app.router.routes.append(
+        DirectRoute(
+            "/v1/classify",
+            classify,
+            methods=["POST"],
+            summary="Classify texts",
+            tags=["classify"],
+            response_class=JSONResponse,
+            response_model=None,
+            responses=vllm_examples.SHARED_CLASSIFY,
+            openapi_extra=vllm_examples.SHARED_CLASSIFY_BODY,
+        )
+    )
 
 
 def _add_info(app: FastAPI, info: Info) -> None:

@@ -1,6 +1,7 @@
 """Rows of many calls, run in batches: admission, tokenizer thread, loader threads, fair queue, worker thread.
 
     submit -> [arrived] -- tokenizer thread: all that has arrived, one encode ------> [fair queue]
+                           (the worker itself, where it has nothing to run: no thread more to wake)
                            adapter not on the device --> [waiting] -- loader thread ------^
               [fair queue] -- worker thread: cut a batch by tokens, one run --------> the call's future
 
@@ -254,6 +255,8 @@ class Batcher:
         self._waiting_rows = 0
         self._waiting_tokens = 0
         self._batches = 0
+        self._is_worker_idle = False
+        self._is_waking = False  # the event loop alone reads and writes it
         self._refusal: ServerError | None = NotReadyError("the server is starting")
         self._is_closed = False
         self._threads: list[threading.Thread] = []
@@ -294,7 +297,10 @@ class Batcher:
             self._live.add(submission)
             self._wait_for(submission, rows=len(rows), tokens=0)
             self._arrived.append(submission)
-            self._has_arrived.notify()
+        if not self._is_waking:
+            # A thread is woken once for all calls of one turn of the loop: waking costs more than a short call's JSON.
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
         return submission
 
     def abandon(self, submission: Submission) -> bool:
@@ -326,6 +332,14 @@ class Batcher:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 1.0)
 
+    def _wake(self) -> None:
+        self._is_waking = False
+        with self._lock:
+            if self._is_worker_idle and not self._queue:
+                self._has_queued.notify()
+            else:
+                self._has_arrived.notify()
+
     # ---- the threads -------------------------------------------------------------------------------------------
 
     def _until_closed(self, work: Callable[[], None], name: str) -> None:
@@ -344,19 +358,22 @@ class Batcher:
                 if self._is_closed:
                     return
                 calls, dropped = self._take_arrived()
-            encoded: list[Sequence[Encoded | RowError] | EngineFailedError] = []
-            try:
-                if calls:
-                    encoded = self._encode(calls)
-            finally:
-                with self._lock:
-                    for call in calls:
-                        call.held_by_threads -= len(call.rows)
-                    for call, rows in zip(calls, encoded, strict=False):  # unequal only where _encode raised
-                        self._enqueue(call, rows)
-                    self._has_queued.notify()
-                    self._wake_loaders()
-                self._tell(finished=[*dropped, *calls])
+            self._tokenize_calls(calls, dropped)
+
+    def _tokenize_calls(self, calls: list[Submission], dropped: list[Submission]) -> None:
+        encoded: list[Sequence[Encoded | RowError] | EngineFailedError] = []
+        try:
+            if calls:
+                encoded = self._encode(calls)
+        finally:
+            with self._lock:
+                for call in calls:
+                    call.held_by_threads -= len(call.rows)
+                for call, rows in zip(calls, encoded, strict=False):  # unequal only where _encode raised
+                    self._enqueue(call, rows)
+                self._has_queued.notify()
+                self._wake_loaders()
+            self._tell(finished=[*dropped, *calls])
 
     def _load(self) -> None:
         while True:
@@ -391,13 +408,24 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._lock:
-                while not self._queue and not self._is_closed:
+                self._is_worker_idle = True
+                while not self._queue and not self._arrived and not self._is_closed:
                     self._has_queued.wait()
+                self._is_worker_idle = False
                 if self._is_closed:
                     return
-                batch, expired = self._take_batch()
-                self._batches += 1
-                self._wake_loaders()
+                has_batch = bool(self._queue)
+                if has_batch:
+                    batch, expired = self._take_batch()
+                    self._batches += 1
+                    self._wake_loaders()
+                else:
+                    calls, dropped = self._take_arrived()
+                if self._arrived:
+                    self._has_arrived.notify()
+            if not has_batch:
+                self._tokenize_calls(calls, dropped)
+                continue
             outcomes: Sequence[Outcome] = []
             try:
                 if batch:

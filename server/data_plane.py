@@ -77,13 +77,15 @@ class DataPlane:
         )
 
     @classmethod
-    def open(cls, settings: Settings, replica_id: str, threads: int) -> "DataPlane":
+    def open(
+        cls, settings: Settings, replica_id: str, threads: int, engine_class: type[Engine] = Engine
+    ) -> "DataPlane":
         """Load the backbone and the hottest of the committed adapters; blocks for seconds.
 
         threads  of torch in this process
         Raises BackboneError, StorageUnavailableError.
         """
-        engine = Engine.load(
+        engine = engine_class.load(
             settings.backbone,
             device=settings.device,
             dtype=settings.dtype,

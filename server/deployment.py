@@ -12,8 +12,8 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Collection, Sequence
-from typing import Any
+from collections.abc import Awaitable, Collection, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -22,7 +22,6 @@ from ray.serve.config import BackpressureConfig, HTTPOptions
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adakron.errors import AdaKronError
@@ -40,6 +39,9 @@ from server.registry import Registry
 from server.replica import Applied, ReplicaStatus
 from server.settings import Settings
 from server.tally import Count, joined
+
+if TYPE_CHECKING:
+    from server.data_plane import DataPlane
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +73,19 @@ class Clf:
     """A replica of the data plane."""
 
     async def __init__(self, settings: Settings, threads: int) -> None:  # type: ignore[misc]  # Ray awaits it
-        from server.data_plane import DataPlane  # seconds of imports that the admin plane need not wait for
-
         logging.basicConfig(level=settings.log_level)
         keep_freed_memory()
-        self._plane = DataPlane.open(settings, serve.get_replica_context().replica_id.unique_id, threads)
+        self._plane = self.open_plane(settings, serve.get_replica_context().replica_id.unique_id, threads)
         await self._plane.start()
         if not self._plane.rates.is_shared:
             self._counting = asyncio.create_task(self._count_replicas())
+
+    @staticmethod
+    def open_plane(settings: Settings, replica_id: str, threads: int) -> "DataPlane":
+        """`DataPlane.open`; a benchmark that measures all but the engine puts another here."""
+        from server.data_plane import DataPlane  # seconds of imports that the admin plane need not wait for
+
+        return DataPlane.open(settings, replica_id, threads)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _OneRequestId(self._plane.app(self._collect_metrics, _AdminByHandle(), self._collect_tallies))
@@ -207,12 +214,16 @@ class _OneRequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_once(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if headers.get("x-request-id") == Headers(scope=scope).get("x-request-id"):
-                    del headers["x-request-id"]
+                asked = _values(scope, b"x-request-id")
+                if asked and _values(message, b"x-request-id") == asked[:1]:
+                    message["headers"] = [field for field in message["headers"] if field[0] != b"x-request-id"]
             await send(message)
 
         await self._app(scope, receive, send_once)
+
+
+def _values(carrier: MutableMapping[str, Any], name: bytes) -> list[bytes]:
+    return [value for field, value in carrier["headers"] if field == name]
 
 
 class _ReplicasByHandle:
@@ -288,12 +299,13 @@ async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: obj
     return answers
 
 
-def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> str:
+def start(settings: Settings, *, replicas: int, threads: int, gpus: float, clf: Any = Clf) -> str:
     """Start a Ray of our own and both applications; returns when all replicas are up.
 
     replicas  of Clf
     threads   of torch in each
     gpus      for each, a fraction where several share one
+    clf       the deployment of the data plane
     Returns the folder of Ray's logs. Raises whatever Ray does where a process or a replica cannot start.
     """
     context = ray.init(
@@ -315,12 +327,10 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float) -> st
         ),
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=settings.log_level),
     )
-    clf = Clf.options(  # type: ignore[attr-defined]  # the decorator makes a Deployment of the class
-        num_replicas=replicas, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
-    )
+    data_plane = clf.options(num_replicas=replicas, ray_actor_options={"num_cpus": 1, "num_gpus": gpus})
     admin = Admin.bind(settings)  # type: ignore[attr-defined]  # the same
     try:
-        serve.run_many([RunTarget(clf.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
+        serve.run_many([RunTarget(data_plane.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
     except RuntimeError as error:
         raise RuntimeError(_cause() or str(error)) from error
     return str(context.address_info["session_dir"])  # type: ignore[attr-defined]  # of a local cluster's context

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -178,10 +178,15 @@ class Envelope:
             nonlocal is_answering
             if message["type"] == "http.response.start":
                 is_answering = True
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id_of(scope)
-                headers.update(more_headers)
-                headers.append("server-timing", f"total;dur={(time.perf_counter() - started_s) * 1000:.1f}")
+                more = {"x-request-id": request_id_of(scope), **more_headers}
+                encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in more.items()]
+                replaced = {name for name, _ in encoded}
+                total = f"total;dur={(time.perf_counter() - started_s) * 1000:.1f}"
+                message["headers"] = [
+                    *(field for field in message.get("headers", ()) if field[0] not in replaced),
+                    *encoded,
+                    (b"server-timing", total.encode("latin-1")),
+                ]
             await send(message)
 
         try:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.error_replies import error_reply
@@ -51,6 +51,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _HOST = re.compile(rb"([0-9A-Za-z._\-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 # "serve_multiplexed_model_id" and its spelling with dashes: Ray Serve would split batches and route by it.
 _DROPPED_HEADERS = frozenset({b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"})
+_READ_HEADERS = frozenset({b"content-encoding", b"content-length", b"expect", b"host", b"transfer-encoding"})
 
 
 class Bounds(NamedTuple):
@@ -85,13 +86,13 @@ class Guard:
         path = scope["path"]
         bounds = self._bounds_of(path) or Bounds(self._exceptions.get(path, self._max_body_bytes))
         max_body_bytes = bounds.max_body_bytes
-        body = _Body(receive, send, max_body_bytes, may_skip=b"expect" not in {name for name, _ in scope["headers"]})
+        head = _Head(scope)
+        body = _Body(receive, send, max_body_bytes, may_skip=b"expect" not in head.fields)
         try:
-            _check_head(scope)
-            headers = Headers(scope=scope)
+            _check_head(scope, head)
             if not bounds.may_be_compressed:
-                _check_not_compressed(headers)
-            declared_bytes = _declared_bytes(headers)
+                _check_not_compressed(head)
+            declared_bytes = _declared_bytes(head)
             if declared_bytes == 0:
                 body.is_read = True
             elif declared_bytes is not None and declared_bytes > max_body_bytes:
@@ -100,13 +101,36 @@ class Guard:
         except ServerError as error:
             await error_reply(error, scope)(scope, receive, body.send)
             return
-        scope["headers"] = [field for field in scope["headers"] if field[0].lower() not in _DROPPED_HEADERS]
+        if head.is_steering:
+            scope["headers"] = [field for field in scope["headers"] if field[0].lower() not in _DROPPED_HEADERS]
         try:
             await self._app(scope, body.receive, body.send)
         except (BodyTooLargeError, RequestTimeoutError) as error:
             if body.is_answered:
                 raise
             await error_reply(error, scope)(scope, receive, body.send)
+
+
+class _Head:
+    """The header fields in one pass: their bytes, the values of those that are read here, whether one is dropped."""
+
+    __slots__ = ("fields", "is_steering", "size_bytes")
+
+    def __init__(self, scope: Scope) -> None:
+        self.fields: dict[bytes, list[bytes]] = {}
+        self.is_steering = False
+        self.size_bytes = 0
+        for name, value in scope["headers"]:
+            self.size_bytes += len(name) + len(value)
+            lower = name.lower()
+            if lower in _READ_HEADERS:
+                self.fields.setdefault(lower, []).append(value)
+            elif lower in _DROPPED_HEADERS:
+                self.is_steering = True
+
+    def all(self, name: bytes) -> list[bytes]:
+        """The values of a field, in order."""
+        return self.fields.get(name, [])
 
 
 class _Body:
@@ -169,39 +193,38 @@ class _Body:
         return BodyTooLargeError(f"the body has more than {self._max_bytes} bytes, the most that is read here")
 
 
-def _check_head(scope: Scope) -> None:
+def _check_head(scope: Scope, head: _Head) -> None:
     uri_bytes = len(scope.get("raw_path") or scope["path"].encode("utf-8", "replace")) + len(scope["query_string"])
     if uri_bytes > MAX_URI_BYTES:
         raise UriTooLongError(f"path and query have {uri_bytes} bytes; at most {MAX_URI_BYTES} are read")
-    fields = scope["headers"]
-    if len(fields) > MAX_HEADER_FIELDS:
-        raise HeadersTooLargeError(f"{len(fields)} header fields; at most {MAX_HEADER_FIELDS} are read")
-    header_bytes = sum(len(name) + len(value) for name, value in fields)
-    if header_bytes > MAX_HEADER_BYTES:
-        raise HeadersTooLargeError(f"{header_bytes} bytes of header fields; at most {MAX_HEADER_BYTES} are read")
+    n_fields = len(scope["headers"])
+    if n_fields > MAX_HEADER_FIELDS:
+        raise HeadersTooLargeError(f"{n_fields} header fields; at most {MAX_HEADER_FIELDS} are read")
+    if head.size_bytes > MAX_HEADER_BYTES:
+        raise HeadersTooLargeError(f"{head.size_bytes} bytes of header fields; at most {MAX_HEADER_BYTES} are read")
     if _CONTROL.search(scope["path"]):
         raise MalformedRequestError("the path holds a control character")
-    hosts = [value for name, value in fields if name == b"host"]
+    hosts = head.all(b"host")
     if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
         raise MalformedRequestError("Host is not the name of one host")
 
 
-def _check_not_compressed(headers: Headers) -> None:
-    if headers.get("content-encoding", "identity").lower() != "identity":
+def _check_not_compressed(head: _Head) -> None:
+    if (head.all(b"content-encoding") or [b"identity"])[0].lower() != b"identity":
         raise UnsupportedMediaTypeError("a Content-Encoding is not read here", hint="send the body uncompressed")
 
 
-def _declared_bytes(headers: Headers) -> int | None:
+def _declared_bytes(head: _Head) -> int | None:
     """Bytes the body says it has: 0 where there is none, None where it comes in chunks of unknown sum."""
-    lengths = set(headers.getlist("content-length"))
-    codings = headers.getlist("transfer-encoding")
+    lengths = set(head.all(b"content-length"))
+    codings = head.all(b"transfer-encoding")
     if codings:
-        if lengths or [coding.lower() for coding in codings] != ["chunked"]:
+        if lengths or [coding.lower() for coding in codings] != [b"chunked"]:
             raise MalformedRequestError("the body is framed in another way than by one length or in chunks")
         return None
     if not lengths:
         return 0
     length = lengths.pop()
-    if lengths or not (length.isascii() and length.isdigit()):
+    if lengths or not length.isdigit():
         raise MalformedBodyError("Content-Length is not one length")
     return int(length) if len(length) <= 18 else 10**18  # int() refuses thousands of digits

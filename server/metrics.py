@@ -29,7 +29,8 @@ class Metrics:
     request_s        {route} from the first byte of the reply's request to the end of the reply
     rows, tokens     rows run through the engine and their tokens
     batch_*          of each batch that ran: rows, tokens, adapters
-    stage_s          {stage} of each call: tokenize, queue, forward, waiting for a thread included
+    stage_s          {stage} of each call: tokenize, queue, forward, waiting for a thread included;
+                     call_stages_s are these three
     cancelled_rows   rows that were queued and never run: the client had gone, or the deadline had passed
     load_s           of each adapter that was brought to the device for rows that waited for it
     shadow_rows      {verdict} rows compared with a shadow version: same, different, failed, dropped
@@ -55,6 +56,7 @@ class Metrics:
         self.stage_s = Histogram(
             "adakron_stage_seconds", "Time a call spent in a stage.", ["stage"], registry=own, buckets=_SECONDS
         )
+        self.call_stages_s = tuple(self.stage_s.labels(stage) for stage in ("tokenize", "queue", "forward"))
         self.cancelled_rows = Counter("adakron_cancelled_rows", "Rows dropped before they ran.", registry=own)
         self.load_s = Histogram(
             "adakron_load_seconds", "Time to bring an adapter to the device.", registry=own, buckets=_SECONDS
@@ -79,6 +81,8 @@ class RequestRecorder:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self._request_s: dict[str, Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,8 +101,15 @@ class RequestRecorder:
             await self._app(scope, receive, send_and_note)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
+            self._count(route, status, time.perf_counter() - started_s)
+
+    def _count(self, route: str, status: int, seconds: float) -> None:
+        # Looking a label up costs more than counting: both are kept for the few pairs that there are.
+        if (route, status) not in self._requests:
+            self._requests[route, status] = self._metrics.requests.labels(route, str(status))
+            self._request_s[route] = self._metrics.request_s.labels(route)
+        self._requests[route, status].inc()
+        self._request_s[route].observe(seconds)
 
 
 def merge(renders: Mapping[str, bytes]) -> bytes:

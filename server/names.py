@@ -8,6 +8,7 @@ Knows nothing of which adapters exist.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from server.errors import InvalidRequestError, quoted
@@ -72,6 +73,7 @@ def check_name(name: str, *, param: str | None = None) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
 def parse_reference(reference: str, *, param: str | None = None) -> Reference:
     """Split "name", "name@version" or "name@sha256:content". Raises InvalidRequestError (422) for anything else."""
     name, at, version = reference.partition("@")

@@ -162,11 +162,13 @@ class Service:
                 rows = [plan.rows[place] for place in places]
                 leases = [adapters[plan.adapter_of_row[place]].lease for place in places]
                 submission = self._batcher.submit(rows, leases, deadline_s=deadline_s)
-                answered = dict(zip(places, await submission.outcomes(), strict=True))
-                outcomes: list[Outcome] = [
-                    answered[n] if n in answered else unreadable[reference]
-                    for n, reference in enumerate(plan.adapter_of_row)
-                ]
+                outcomes = await submission.outcomes()
+                if unreadable:
+                    answered = dict(zip(places, outcomes, strict=True))
+                    outcomes = [
+                        answered[n] if n in answered else unreadable[reference]
+                        for n, reference in enumerate(plan.adapter_of_row)
+                    ]
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -180,8 +182,8 @@ class Service:
         finally:
             _release_when_idle(release, submission)
         stages = submission.stages()
-        for stage, seconds in zip(("tokenize", "queue", "forward"), stages, strict=True):
-            self.metrics.stage_s.labels(stage).observe(seconds)
+        for histogram, seconds in zip(self.metrics.call_stages_s, stages, strict=True):
+            histogram.observe(seconds)
         self._count(plan, adapters, outcomes, stages)
         self._shadow(plan, adapters, outcomes)
         return _classified(plan, request, adapters, outcomes, stages)
@@ -230,6 +232,11 @@ class Service:
         self, plan: "_Plan", adapters: dict[str, Resolved], outcomes: Sequence[Outcome] | None, stages: Stages | None
     ) -> None:
         """Into the tally: one call of each adapter. outcomes None: all its rows failed with the call."""
+        if outcomes is not None and len(adapters) == 1:
+            [only] = adapters.values()
+            n_failed = count_failed(outcomes)
+            self.tally.answered(only.sha256, len(outcomes) - n_failed, n_failed, stages)
+            return
         failed = Counter(plan.adapter_of_row)
         good: Counter[str] = Counter()
         for named, outcome in zip(plan.adapter_of_row, outcomes or (), strict=False):

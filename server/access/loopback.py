@@ -6,6 +6,7 @@ the page has another one, and in Host, where the page's own name was made to lea
 
 import ipaddress
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -31,6 +32,7 @@ def check_from_here(scope: Scope, origins: Collection[str]) -> None:
         )
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether the name or address of a host is this machine's own, for itself."""
     if host == "localhost":

@@ -1,15 +1,25 @@
 import asyncio
 import gc
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from adakron import Result, Row, RowError
-from server.batcher import LOAD_PATIENCE_BATCHES, LOADERS, Batcher, Limits, Outcome, Submission
+from server.batcher import (
+    LOAD_PATIENCE_BATCHES,
+    LOADERS,
+    MAX_ENCODE_CHARACTERS,
+    Batcher,
+    Limits,
+    Outcome,
+    Submission,
+)
 from server.errors import (
     DeadlineExceededError,
     EngineFailedError,
@@ -678,3 +688,39 @@ async def test_a_miss_on_a_crowded_device_is_loaded_after_eight_batches_at_the_l
     await asyncio.gather(*hits)
     before = next(n for n, batch in enumerate(bench.engine.batches) if any(row.text == "miss" for row in batch))
     assert before <= LOAD_PATIENCE_BATCHES + 4  # and those that ran while it was being loaded
+
+
+# ---- who tokenises ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_with_nothing_to_run_tokenises_itself(bench: Bench) -> None:
+    tokenisers: list[str] = []
+    encode = bench.engine.encode
+
+    def note(*arguments: Any) -> Any:
+        tokenisers.append(threading.current_thread().name)
+        return encode(*arguments)
+
+    bench.engine.encode = note  # type: ignore[method-assign]
+    held = await bench.hold()
+    waiting = bench.submit(("b", "another"))
+    await until(lambda: len(tokenisers) == 2)
+    bench.engine.gate.set()
+    await asyncio.gather(held, waiting.outcomes())
+    assert tokenisers == ["adakron-worker", "adakron-tokenizer"]
+
+
+async def test_what_the_worker_leaves_untokenised_does_not_wait_for_its_batch(bench: Bench) -> None:
+    bench.engine.gate.clear()
+    text = "x" * (MAX_ENCODE_CHARACTERS // 2 + 1)
+    calls = [bench.submit(("a", "short")), bench.submit(("b", text)), bench.submit(("c", text))]
+    await until(bench.engine.running.is_set)
+    await until(lambda: bench.engine.encode_calls == [2, 1])
+    bench.engine.gate.set()
+    await asyncio.gather(*(call.outcomes() for call in calls))
+
+
+async def test_calls_of_one_turn_of_the_loop_are_tokenised_together(bench: Bench) -> None:
+    calls = [bench.submit(("a", f"text {number}")) for number in range(5)]
+    await asyncio.gather(*(call.outcomes() for call in calls))
+    assert bench.engine.encode_calls == [5]
