@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ NATIVE_PATH, ECHO_PATH = "/v1/classify", "/echo/classify"
 BATCHES = 16
 WARM_UP_S = 0.5
 ECHO_WITHIN_S = 60.0
+READY_WITHIN_S = 420.0  # a busy machine takes minutes for what a quiet one does in twenty seconds
 # HAProxy hands its connections over to a new worker when an application comes up.
 SETTLE_S = 3.0
 
@@ -122,8 +123,8 @@ def _with_engine(scale: Scale, replicas: int, logs: Path) -> list[Contest]:
         return run
 
     with ExitStack() as running:
-        plain = running.enter_context(running_server(logs / "http-uvicorn.log", 1, command=_stack("uvicorn", "engine")))
-        serve = running.enter_context(running_server(logs / "http-serve.log", replicas, command=COMMAND))
+        plain = running.enter_context(_server(logs / "http-uvicorn.log", 1, _stack("uvicorn", "engine")))
+        serve = running.enter_context(_server(logs / "http-serve.log", replicas, COMMAND))
         servers = {outcome.UVICORN: plain, outcome.SERVE: serve}
         return [
             take_turns(
@@ -146,9 +147,7 @@ def _without_engine(scale: Scale, logs: Path) -> list[Contest]:
     singles = [(ADAPTERS[n % len(ADAPTERS)], [text]) for n, text in enumerate(made_up_texts(1, 256).singles)]
     with ExitStack() as running:
         servers = {
-            system: running.enter_context(
-                running_server(logs / f"http-{stack}-stub.log", 1, command=_stack(stack, "stub"))
-            )
+            system: running.enter_context(_server(logs / f"http-{stack}-stub.log", 1, _stack(stack, "stub")))
             for system, stack in ((outcome.UVICORN, "uvicorn"), (outcome.SERVE, "ray"))
         }
         for server in servers.values():
@@ -166,6 +165,10 @@ def _without_engine(scale: Scale, logs: Path) -> list[Contest]:
             )
             for title, clients in ((outcome.ROUTES_ONE, 1), (outcome.ROUTES, outcome.STUB_CLIENTS))
         ]
+
+
+def _server(log: Path, replicas: int, command: Sequence[str]) -> AbstractContextManager[RunningServer]:
+    return running_server(log, replicas, command=command, ready_within_s=READY_WITHIN_S)
 
 
 def _stack(stack: str, engine: str) -> Sequence[str]:

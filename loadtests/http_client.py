@@ -85,8 +85,8 @@ def _drive(
         one.sendall(requests[number % len(requests)])
         number += 1
 
-    for one in sockets:
-        send(one)
+    for waiting in sockets:
+        send(waiting)
     while sent_s:
         ready = selector.select(ANSWER_WITHIN_S)
         if not ready:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -45,7 +45,7 @@ def cpu_seconds(pid: int) -> CpuSeconds:
 
 def spent(before: CpuSeconds, after: CpuSeconds) -> dict[str, float]:
     """Seconds between two looks, by role. A process that ended in between is not counted."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for pid, (role, total_s) in after.items():
         seconds[role] += total_s - before.get(pid, (role, 0.0))[1]
     return dict(seconds)

@@ -39,6 +39,11 @@ class Taken:
     def server_cpu_us(self) -> float:
         return sum(self.cpu_us.values())
 
+    def figure(self, name: str) -> float:
+        """One of these by its name."""
+        value: float = getattr(self, name)
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Contest:
@@ -53,7 +58,7 @@ class Contest:
 
     def median(self, system: str, figure: str) -> float:
         """Of one figure over the rounds."""
-        return statistics.median(getattr(taken[system], figure) for taken in self.rounds)
+        return statistics.median(taken[system].figure(figure) for taken in self.rounds)
 
     def cpu_us(self, system: str) -> dict[str, float]:
         """Of each kind of process, the median over the rounds; those under a microsecond are left out."""
@@ -65,15 +70,11 @@ class Contest:
 
     def ratio(self, system: str, against: str, figure: str) -> float:
         """The median over the rounds of the ratio within each."""
-        return statistics.median(
-            getattr(taken[system], figure) / getattr(taken[against], figure) for taken in self.rounds
-        )
+        return statistics.median(taken[system].figure(figure) / taken[against].figure(figure) for taken in self.rounds)
 
     def difference(self, system: str, against: str, figure: str) -> float:
         """The median over the rounds of the difference within each."""
-        return statistics.median(
-            getattr(taken[system], figure) - getattr(taken[against], figure) for taken in self.rounds
-        )
+        return statistics.median(taken[system].figure(figure) - taken[against].figure(figure) for taken in self.rounds)
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
