@@ -195,12 +195,12 @@ def _taken(
     cpu_s: Mapping[str, float] | None = None,
     client_cpu_s: float = 0.0,
 ) -> Taken:
-    count = len(latencies_s)
+    count, ordered_s = len(latencies_s), sorted(latencies_s)
     return Taken(
         rows_per_s=count * rows / seconds,
         requests_per_s=count / seconds,
-        p50_ms=1000 * percentile(latencies_s, 0.5),
-        p99_ms=1000 * percentile(latencies_s, 0.99),
+        p50_ms=1000 * percentile(ordered_s, 0.5),
+        p99_ms=1000 * percentile(ordered_s, 0.99),
         cpu_us={kind: 1e6 * spent_s / count for kind, spent_s in (cpu_s or {}).items()},
         client_cpu_us=1e6 * client_cpu_s / count,
     )

@@ -128,18 +128,17 @@ def _add_classify(app: FastAPI, backend: Backend) -> None:
         reply = _encode_json(classified.answer).encode()
         return Response(reply, headers=reply_headers(classified), media_type="application/json")
 
-    app.router.routes.append(
-        DirectRoute(
-            "/v1/classify",
-            classify,
-            methods=["POST"],
-            summary="Classify texts",
-            tags=["classify"],
-            response_class=JSONResponse,
-            response_model=None,
-            responses=vllm_examples.SHARED_CLASSIFY,
-            openapi_extra=vllm_examples.SHARED_CLASSIFY_BODY,
-        )
+    app.router.add_api_route(
+        "/v1/classify",
+        classify,
+        methods=["POST"],
+        summary="Classify texts",
+        tags=["classify"],
+        response_class=JSONResponse,
+        response_model=None,
+        responses=vllm_examples.SHARED_CLASSIFY,
+        openapi_extra=vllm_examples.SHARED_CLASSIFY_BODY,
+        route_class_override=DirectRoute,
     )
 
 
