@@ -18,7 +18,7 @@ class DirectRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the function; another method is the framework's to refuse."""
-        if scope["method"] not in self.methods:
+        if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
         response = await self.endpoint(Request(scope, receive, send))
@@ -30,7 +30,7 @@ class Shortcut:
 
     def __init__(self, app: ASGIApp, *, routes: Iterable[DirectRoute]) -> None:
         self._app = app
-        self._routes = {(method, route.path): route for route in routes for method in route.methods}
+        self._routes = {(method, route.path): route for route in routes for method in route.methods or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
