@@ -34,7 +34,7 @@ from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
 from server.names import Reference
-from server.records import EMPTY, Entry, Snapshot
+from server.records import EMPTY, RESTORED_LEAP, Entry, Snapshot
 from server.service import Resolved
 
 POLL_INTERVAL_S = 1.5
@@ -414,9 +414,9 @@ class Replica:
         if self._catalogue.generation() == self._table.generation and not due:
             return
         changes = self._catalogue.changes_since(self._table.generation)
-        # A catalogue restored from a backup may be behind what was served: then all of it is new.
-        is_ahead = changes.generation >= self._table.generation
-        table = self._table.after(changes) if is_ahead else self._catalogue.snapshot()
+        # In a catalogue that was restored from a backup names may be gone without a change that says so.
+        is_next = 0 <= changes.generation - self._table.generation < RESTORED_LEAP
+        table = self._table.after(changes) if is_next else self._catalogue.snapshot()
         needed = table.sha256s()
         new = needed - self._announced
         for sha256 in new:
