@@ -81,7 +81,10 @@ def restore(
 def _check_may_replace(catalogue_url: str, mark: Path, manifest: Manifest, *, force: bool) -> None:
     if mark.exists() and mark.read_text() == manifest.rows_sha256:
         return  # this very restore was begun before, with whatever leave it needed
-    found = dump.counters(catalogue_url)
+    try:
+        found = dump.counters(catalogue_url)
+    except StorageUnavailableError as error:  # its own hint may be to restore it
+        raise StorageUnavailableError(error.message, hint="move it away, and restore again") from error
     if not force and found is not None and found != dump.Counters(0, 0):
         raise ConflictError(
             f"there is a catalogue already, at generation {found.generation}",

@@ -181,6 +181,18 @@ def test_lost_catalogue_is_restored_beside_its_bytes(house: House, tmp_path: Pat
     assert len([line for line in house.rows() if line.table == "versions"]) == 4
 
 
+def test_damaged_catalogue_is_left_for_its_operator_to_move(house: House, tmp_path: Path) -> None:
+    take(house, tmp_path / "backup")
+    damaged = house.folder / "catalogue.sqlite"
+    damaged.write_bytes(b"rot" * 5000)
+    with pytest.raises(StorageUnavailableError) as caught:
+        bring_back(tmp_path / "backup", house, force=True)
+    assert caught.value.hint == "move it away, and restore again"
+    damaged.rename(tmp_path / "damaged")
+    bring_back(tmp_path / "backup", house)
+    assert len([line for line in house.rows() if line.table == "versions"]) == 4
+
+
 def test_what_is_deleted_while_it_is_copied_is_left_out(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
