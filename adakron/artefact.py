@@ -81,8 +81,10 @@ class Adapter:
         return cls.from_bytes(_serialise(config, tensors, expected))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Adapter":
+    def from_bytes(cls, data: bytes, *, sha256: str | None = None) -> "Adapter":
         """Validate a whole artefact file.
+
+        sha256  of `data`, from whoever has just computed it of these very bytes
 
         Every expected tensor must be there with its shape, no other, every value finite; the metadata must hold the
         configuration. Raises FormatError (with the tensor, expected and found) or ConfigError (with the key).
@@ -94,16 +96,9 @@ class Adapter:
         _check_tensors(header, config)
         tensors = _load(data)
         for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
-                bad = int((~torch.isfinite(tensor)).sum())
-                raise NonFiniteError(
-                    f"{name}: {bad} of {tensor.numel()} values are NaN or infinite",
-                    tensor=name,
-                    expected="finite values",
-                    found=f"{bad} NaN or infinite",
-                )
+            _check_finite(name, tensor)
         expected = parse_expected(header.metadata.get("adakron.expected", _NO_EXAMPLES), config)
-        return cls(config, tensors, expected, hashlib.sha256(data).hexdigest(), data)
+        return cls(config, tensors, expected, sha256 or hashlib.sha256(data).hexdigest(), data)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Adapter":
@@ -248,10 +243,23 @@ def _check_tensors(header: Header, config: AdapterConfig) -> None:
             )
 
 
+def _check_finite(name: str, tensor: Tensor) -> None:
+    # NaN passes through both, and neither is infinite unless some value is: a tenth of the time of isfinite.
+    if all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor)):
+        return
+    bad = int((~torch.isfinite(tensor)).sum())
+    raise NonFiniteError(
+        f"{name}: {bad} of {tensor.numel()} values are NaN or infinite",
+        tensor=name,
+        expected="finite values",
+        found=f"{bad} NaN or infinite",
+    )
+
+
 def _load(data: bytes) -> dict[str, Tensor]:
-    """The tensors of a checked container, with memory of their own."""
+    """The tensors of a checked container, with memory of their own: the library copies each out of `data`."""
     try:
-        return {name: tensor.clone() for name, tensor in load(data).items()}
+        return load(data)
     except Exception as error:  # what our checks let pass and the library does not is refused all the same
         raise HeaderError(f"safetensors refuses the file: {str(error)[:200]}") from error
 

@@ -6,7 +6,8 @@ server again on the same state; and asks for adapters drawn at random, each held
     register    seconds in all, and per 1,000
     list        seconds for all pages of GET /v1/adapters
     start       seconds from launching the server to GET /readyz, with all of them registered
-    memory      MiB of each replica and of the admin plane, before and after the restart
+    memory      MiB of each replica and of the admin plane, before and after the restart, and the most that the admin
+                plane took while it registered
     first asks  milliseconds, for adapters that nobody has asked for since the start
 
 The state stays in --state: an interrupted run registers only what is not there yet.
@@ -18,6 +19,7 @@ import argparse
 import json
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,10 +37,12 @@ from loadtests.samples import percentile
 from loadtests.server_process import RunningServer, ServerFailedError, launch, stop, wait_until_ready
 
 BACKBONE = "random:tiny"
+BOTTLENECK = 4  # with the default backbone, 48 makes artefacts of real size: 700 kB
 REPLICAS = 2
 A_CALL = 1000
 PAGE = 1000
 ASKED = 300
+WATCH_EVERY_S = 0.5
 READY_WITHIN_S = 600.0
 WANTED_READY_S = 30.0
 TIMEOUT_S = 60.0
@@ -79,7 +83,8 @@ def register(http: httpx.Client, maker: ArtefactMaker, numbers: Sequence[int]) -
         parts = [(name_of(n), (name_of(n), maker.make(n).data, "application/octet-stream")) for n in some]
         began_s = time.monotonic()
         # A thousand artefacts of real size take longer than the 25 s that every request has.
-        headers = {"x-request-timeout-seconds": "300"}
+        # The other header keeps Ray from reading all of them into memory first.
+        headers = {"x-request-timeout-seconds": "300", "x-request-disconnect-disabled": "?1"}
         reply = http.post("/v1/adapters/bulk", files=parts, headers=headers, timeout=300)
         seconds.append(time.monotonic() - began_s)
         if reply.status_code not in (200, 202):
@@ -118,7 +123,33 @@ def memory_mib(server: RunningServer) -> dict[str, list[float]]:
     return found
 
 
-def run(count: int, folder: Path, *, backbone: str, settings: Mapping[str, object], seed: int = 0) -> dict[str, Any]:
+@contextmanager
+def peak_of_admin(server: RunningServer) -> Iterator[list[float]]:
+    """A list with one number in the end: the most MiB that the admin plane was seen to take meanwhile."""
+    over, peak = threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not over.wait(WATCH_EVERY_S):
+            peak[0] = max(peak[0], *memory_mib(server).get("admin", [0.0]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+def run(
+    count: int,
+    folder: Path,
+    *,
+    backbone: str,
+    settings: Mapping[str, object],
+    bottleneck: int = BOTTLENECK,
+    seed: int = 0,
+) -> dict[str, Any]:
     """All of it. Raises ServerFailedError, NotRegisteredError, httpx.HTTPError."""
     no_adapters = folder / "no-adapters"
     no_adapters.mkdir(exist_ok=True)
@@ -126,12 +157,14 @@ def run(count: int, folder: Path, *, backbone: str, settings: Mapping[str, objec
     found: dict[str, Any] = {"adapters": count}
     with _started(folder, configured) as (server, http, found["start_before_s"]):
         info = http.get("/v1/info").raise_for_status().json()
-        maker = AdapterMaker(info)
+        maker = AdapterMaker(info, bottleneck=bottleneck)
         found["memory_before_mib"] = memory_mib(server)
         there, _ = listed(http)
         missing = [n for n in range(count) if name_of(n) not in there]
-        calls = register(http, maker, missing)
+        with peak_of_admin(server) as peak:
+            calls = register(http, maker, missing)
         found |= {"registered_now": len(missing), "register_s": sum(calls), "register_call_s": calls}
+        found |= {"artefact_bytes": len(maker.make(0).data), "admin_peak_mib": peak[0]}
         there, found["list_s"] = listed(http)
         found["memory_full_mib"] = memory_mib(server)
     faults = [
@@ -165,9 +198,13 @@ def _started(folder: Path, settings: Mapping[str, object]) -> Iterator[tuple[Run
 def table(found: Mapping[str, Any]) -> str:
     """A line for each figure."""
     calls = sorted(found["register_call_s"])
-    rows = [("adapters", f"{found['adapters']:,}"), ("registered in this run", f"{found['registered_now']:,}")]
+    rows = [
+        ("adapters", f"{found['adapters']:,} of {found['artefact_bytes']:,} bytes"),
+        ("registered in this run", f"{found['registered_now']:,}"),
+    ]
     if calls:
         rows.append(("registering them, s", f"{found['register_s']:.1f}, in {len(calls)} calls"))
+        rows.append(("most memory of the admin plane meanwhile, MiB", f"{found['admin_peak_mib']:.0f}"))
     rows += [
         ("all pages of the list, s", f"{found['list_s']:.2f}"),
         ("start to ready, s", f"{found['start_s']:.1f}; before any was registered {found['start_before_s']:.1f}"),
@@ -197,20 +234,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=10_000, help="adapters (default: 10000)")
     parser.add_argument("--state", type=Path, required=True, help="folder to keep, and to go on from")
     parser.add_argument("--backbone", default=BACKBONE, help=f"default: {BACKBONE}")
+    parser.add_argument("--bottleneck", type=int, default=BOTTLENECK, help=f"size of each (default: {BOTTLENECK})")
     parser.add_argument("--device-budget-bytes", type=int, help="of each replica (default: no limit)")
     parser.add_argument("--out", type=Path, help="JSON file of the result")
     options = parser.parse_args(arguments)
     options.state.mkdir(parents=True, exist_ok=True)
     settings = {"device_budget_bytes": options.device_budget_bytes} if options.device_budget_bytes else {}
     try:
-        found = run(options.n, options.state, backbone=options.backbone, settings=settings)
+        found = run(
+            options.n, options.state, backbone=options.backbone, settings=settings, bottleneck=options.bottleneck
+        )
     except (ServerFailedError, NotRegisteredError, httpx.HTTPError) as error:
         print(f"could not run: {error}", file=sys.stderr)
         return 2
     print(table(found))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        document = {"conditions": conditions(), "backbone": options.backbone, **settings, **found}
+        setup = {"backbone": options.backbone, "bottleneck": options.bottleneck, **settings}
+        document = {"conditions": conditions(), **setup, **found}
         options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for words in shortfalls(found):
         print(words, file=sys.stderr)

@@ -209,7 +209,8 @@ def _add_routes(app: FastAPI) -> None:
         """Register up to 1000 safetensors files, each a part of multipart/form-data under the name of its adapter.
 
         Each is registered or refused by itself, as PUT would; what there is no time for is a 503 in its place, and
-        sending it again is safe. X-Request-Timeout-Seconds gives a large upload more than 25 s.
+        sending it again is safe. X-Request-Timeout-Seconds gives a large upload more than 25 s; with
+        X-Request-Disconnect-Disabled: ?1 it is read as it is needed, and not into memory at once.
 
         Statuses: 200; 202 not every replica serves them yet; 400 the body ended early, and what came before it may be
         registered; 413 over 4 GiB; 415; 422 a part without a name, or too many; 503.

@@ -112,9 +112,9 @@ class BlobStore:
             os.fsync(descriptor)
             if not path.parent.exists():
                 path.parent.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(self._root)
+                sync_folder(self._root)
             temporary.rename(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             # After a failed fsync a second one may report success for data that never reached the disk.
             self._is_healthy = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -190,7 +190,8 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make durable which names are in a folder. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

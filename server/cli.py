@@ -6,6 +6,7 @@
     keys                                                          `server.cli_keys`
     train eval inspect import to-peft                             `adakron.cli`, which needs no server
     keys create list revoke                                       `server.cli_keys`
+    backup restore                                                `server.cli_backup`
     doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
 
 Each verb's work is elsewhere and imported when it is asked for, so that --help is quick. Exit codes are those of
@@ -22,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from server import cli_adapters, cli_bench, cli_classify, cli_doctor
+from server import cli_adapters, cli_backup, cli_bench, cli_classify, cli_doctor
 from server.cli_bench import PASSED_ON
 from server.cli_errors import INTERRUPTED, USAGE, CommandError, complain, explain
 
@@ -71,6 +72,7 @@ def _app() -> typer.Typer:
     cli_adapters.add_commands(app)
     for verb in [verb for verb in _ARGPARSE if verb != "serve"]:
         _mount(app, verb)
+    cli_backup.add_commands(app)
     cli_doctor.add_commands(app)
     cli_bench.add_commands(app)
     return app

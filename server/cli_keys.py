@@ -73,6 +73,7 @@ def _run(run: Callable[[argparse.Namespace, "KeyStore"], int], options: argparse
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
         state.make_folder(settings.state_dir)
+        state.check_not_restoring(settings.state_dir)
         state.check_complete(settings.catalogue, settings.open_blobs())
         store = settings.open_keys(is_writer=True)
     except ValidationError as error:

@@ -50,10 +50,12 @@ COLLECT_WITHIN_S = 3.0
 COUNT_EVERY_S = 5.0
 # Above what the batcher admits, so that it is our own 429 in JSON that a client sees, never Ray's in plain text.
 MAX_ONGOING_REQUESTS = 8192
-# Deadlines nest: ours 20 s, Ray's this, HAProxy's 30 s.
+# Deadlines nest: ours 20 s, Ray's this or what a header asks for, HAProxy's above both.
 REQUEST_TIMEOUT_S = 25.0
 # Validating an upload must not take a core from rows that wait for it.
 ADMIN_NICENESS = 5
+# How soon a dead replica is replaced; a check costs less than a millisecond.
+HEALTH_CHECK_EVERY_S = 1
 # A connection on which nothing was asked for so long is closed.
 KEEP_ALIVE_S = 15
 
@@ -64,7 +66,7 @@ KEEP_ALIVE_S = 15
     max_queued_requests=256,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
     max_constructor_retry_count=2,
-    health_check_period_s=5,
+    health_check_period_s=HEALTH_CHECK_EVERY_S,
     health_check_timeout_s=10,
     graceful_shutdown_wait_loop_s=0.5,
 )
@@ -164,7 +166,7 @@ class Clf:
     max_queued_requests=64,
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
     ray_actor_options={"num_cpus": 0.1},
-    health_check_period_s=5,
+    health_check_period_s=HEALTH_CHECK_EVERY_S,
     health_check_timeout_s=10,
     graceful_shutdown_wait_loop_s=0.5,
 )

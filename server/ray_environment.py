@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+# Above what `server.bulk` allows a request that asks for more time.
+LONGEST_REQUEST_S = 630
+
 
 def has_haproxy() -> bool:
     """Whether Ray will find an HAProxy to run: its own package on Linux, else one on the PATH."""
@@ -40,14 +43,16 @@ def ray_environment(*, token_path: Path, uses_haproxy: bool, cores: int, threads
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, cores)),
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "30",
+        # Ray's own limit ends ordinary calls long before; a bulk upload may ask for more, and is silent while it works.
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(LONGEST_REQUEST_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
         # A replica that dies takes its requests with it; most can be sent again, as they fit the buffer whole.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "327680",
         # One node and no load balancer that must first notice: do not linger.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
+        # With every replica that comes or goes HAProxy starts anew; what the former one still carries is cut off then.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_REQUEST_S),
     }
 
 

@@ -12,6 +12,10 @@ Precondition: TypeAlias = frozenset[int] | Literal["*"] | None
 """What If-Match asked for: generations of which one must be the adapter's, "*" for any existing adapter, or nothing."""
 
 
+RESTORED_LEAP = 2**32
+"""How far a restore raises the counter: further than changes can have gone that the backup knows nothing of."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRow:
     """One immutable version. created_at is ISO 8601 in UTC, for people; order comes from the numbers.

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -321,7 +321,7 @@ class Registry:
                 if isinstance(former, Change):
                     applied = await self._broadcast(former.generation, time.monotonic() + self._answer_within_s)
                     return Put(former, bool(former.no_effect), _lagging(applied, former.generation))
-                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
+                adapter = await asyncio.to_thread(_validated, staged)
                 self._pinned[sha256] += 1
                 deadline_s = time.monotonic() + self._answer_within_s
                 try:
@@ -339,9 +339,11 @@ class Registry:
                         once=once,
                     )
                     change = await asyncio.to_thread(add, name, sha256, size_bytes)
-                finally:
-                    self._pinned[sha256] -= 1
+                except BaseException:
+                    self._unpin([sha256])
                     await self._collect({sha256})
+                    raise
+                self._unpin([sha256])
                 applied = await self._broadcast(change.generation, deadline_s)
         return Put(change, bool(proof["no_effect"]), _lagging(applied, change.generation))
 
@@ -356,6 +358,7 @@ class Registry:
             ):  # in one order, or two groups wait for ever
                 await locks.enter_async_context(self._name_lock(name))
             self._pinned.update(pinned)
+            added: list[Change | QuotaExceededError] = []
             try:
                 admitted = await asyncio.gather(*(self._admit(candidate, deadline_s) for candidate in candidates))
                 additions = [one for one in admitted if isinstance(one, Addition)]
@@ -366,9 +369,9 @@ class Registry:
             except ServerError as error:  # of the catalogue: none of the group is registered
                 return [error for _ in candidates], ()
             finally:
-                self._pinned.subtract(pinned)
-                await self._collect(set(pinned))
-            changes = [one for one in added if isinstance(one, Change)]
+                self._unpin(pinned)
+                changes = [one for one in added if isinstance(one, Change)]
+                await self._collect(set(pinned) - {change.sha256 for change in changes})
             generation = max((change.generation for change in changes), default=0)
             applied = await self._broadcast(generation, deadline_s) if changes else []
         registered = iter(added)
@@ -380,7 +383,7 @@ class Registry:
         staged = candidate.staged
         try:
             async with self._validating:
-                adapter = await asyncio.to_thread(lambda: Adapter.from_bytes(staged.read_back()))
+                adapter = await asyncio.to_thread(_validated, staged)
                 async with self._blob_lock:
                     await asyncio.to_thread(staged.keep)
             proof = await self._prove(staged.sha256, deadline_s)
@@ -441,6 +444,12 @@ class Registry:
         except TimeoutError:
             return []
 
+    def _unpin(self, sha256s: Iterable[str]) -> None:
+        for sha256 in sha256s:
+            self._pinned[sha256] -= 1
+            if not self._pinned[sha256]:
+                del self._pinned[sha256]
+
     async def _collect(self, sha256s: set[str]) -> Freed:
         """Delete those blobs that no kept version and no upload under way needs."""
         freed = Freed(0)
@@ -448,7 +457,6 @@ class Registry:
             for sha256 in sha256s:
                 if self._pinned[sha256] > 0:
                     continue
-                del self._pinned[sha256]
                 one = await asyncio.to_thread(collect, self._catalogue, self._blobs, sha256)
                 freed = Freed(freed.disk_bytes + one.disk_bytes, freed.remote_bytes + one.remote_bytes)
         return freed
@@ -465,6 +473,10 @@ class Registry:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+
+def _validated(staged: StagedBlob) -> Adapter:
+    return Adapter.from_bytes(staged.read_back(), sha256=staged.sha256)
 
 
 async def _receive(staged: StagedBlob, chunks: AsyncIterator[bytes]) -> None:

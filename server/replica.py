@@ -14,6 +14,7 @@ Knows nothing of HTTP or Ray.
 import asyncio
 import difflib
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
 from server.names import Reference
-from server.records import EMPTY, Entry, Snapshot
+from server.records import EMPTY, RESTORED_LEAP, Entry, Snapshot
 from server.service import Resolved
 
 POLL_INTERVAL_S = 1.5
@@ -41,6 +42,7 @@ BROKEN_RETRY_S = 30.0
 PRELOAD_WITHIN_S = 10.0
 DRAIN_WITHIN_S = 2.0
 READ_AT_ONCE = 4
+PROVED_BYTES = 16 * 2**20
 _MOST_CANDIDATES = 256
 _NO_KEY = ""  # a route key, so that a name under a split is described alike each time
 
@@ -129,6 +131,27 @@ class _Broken(NamedTuple):
     retry_at_s: float
 
 
+class _Proved:
+    """Adapters that passed here a moment ago: what is committed next need not be read and validated again.
+
+    The oldest go where all together pass PROVED_BYTES. Any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._adapters: dict[str, Adapter] = {}
+
+    def keep(self, adapter: Adapter) -> None:
+        with self._lock:
+            self._adapters[adapter.sha256] = adapter
+            while sum(one.size_bytes for one in self._adapters.values()) > PROVED_BYTES:
+                del self._adapters[next(iter(self._adapters))]
+
+    def take(self, sha256: str) -> Adapter | None:
+        with self._lock:
+            return self._adapters.pop(sha256, None)
+
+
 class Replica:
     """Implements `server.service.Resolver`. Methods that await belong to one event loop; `load` blocks.
 
@@ -158,6 +181,7 @@ class Replica:
         self._left: deque[_Left] = deque(maxlen=64)
         self._uses: dict[str, Use] = {}
         self._untold_uses: Counter[str] = Counter()
+        self._proved = _Proved()
         self._readers = ThreadPoolExecutor(READ_AT_ONCE, "adakron-reader")
         self._lock = asyncio.Lock()
         self._next_sync: asyncio.Task[None] | None = None
@@ -390,9 +414,9 @@ class Replica:
         if self._catalogue.generation() == self._table.generation and not due:
             return
         changes = self._catalogue.changes_since(self._table.generation)
-        # A catalogue restored from a backup may be behind what was served: then all of it is new.
-        is_ahead = changes.generation >= self._table.generation
-        table = self._table.after(changes) if is_ahead else self._catalogue.snapshot()
+        # In a catalogue that was restored from a backup names may be gone without a change that says so.
+        is_next = 0 <= changes.generation - self._table.generation < RESTORED_LEAP
+        table = self._table.after(changes) if is_next else self._catalogue.snapshot()
         needed = table.sha256s()
         new = needed - self._announced
         for sha256 in new:
@@ -450,7 +474,7 @@ class Replica:
         if broken is not None and time.monotonic() < broken.retry_at_s:
             raise NotReadyError(f"the adapter cannot be loaded: {broken.reason}", retry_after_s=2)
         try:
-            adapter = Adapter.from_bytes(self._blobs.read(sha256))
+            adapter = self._proved.take(sha256) or self._validated(sha256)
         except Exception as error:  # a reader may raise anything
             self._note_broken(sha256, error)
             raise
@@ -465,8 +489,14 @@ class Replica:
             return unavailable(error)
         return None
 
+    def _validated(self, sha256: str) -> Adapter:
+        return Adapter.from_bytes(self._blobs.read(sha256), sha256=sha256)
+
     def _check(self, sha256: str) -> Any:
-        return self._engine.check(Adapter.from_bytes(self._blobs.read(sha256)))
+        adapter = self._validated(sha256)
+        admission = self._engine.check(adapter)
+        self._proved.keep(adapter)
+        return admission
 
 
 def _drained(departures: Sequence[Departure]) -> list[Freed]:

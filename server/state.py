@@ -4,6 +4,7 @@ STATE_DIR/lock               held as long as the server runs; the system gives i
 STATE_DIR/catalogue.sqlite   see `server.catalogue`, unless it lies in PostgreSQL
 STATE_DIR/blobs/             see `server.blobs`, unless they lie in a remote store
 STATE_DIR/cache/             see `server.remote_blobs`, if they do
+STATE_DIR/restoring          while `server.restore` fills them: what is here then is not whole
 """
 
 import fcntl
@@ -17,6 +18,8 @@ from server.catalogue import Catalogue
 from server.database import holds_catalogue
 from server.errors import StorageUnavailableError
 from server.tidying import UPLOADS_LAST_S, collect_orphans
+
+RESTORING = "restoring"
 
 
 def make_folder(folder: Path) -> None:
@@ -33,11 +36,20 @@ def check_complete(catalogue_url: str, blobs: BlobStore) -> None:
         )
 
 
+def check_not_restoring(folder: Path) -> None:
+    """Raises StorageUnavailableError if a restore was begun here and has not ended."""
+    if (folder / RESTORING).exists():
+        raise StorageUnavailableError(
+            f"a restore into {folder} did not come to its end", hint="run `adakron restore` with the same backup again"
+        )
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, restoring: bool = False) -> Iterator[None]:
     """Make the folder, private to its owner, and hold its lock.
 
-    Raises StorageUnavailableError if it cannot be written or another server holds it.
+    restoring  whoever calls is the restore that may have been interrupted here
+    Raises StorageUnavailableError if it cannot be written, another server holds it, or it is not whole.
     """
     try:
         make_folder(folder)
@@ -54,6 +66,8 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another server is using the state folder {folder}",
                 hint="stop it, or give this one another ADAKRON_STATE_DIR",
             ) from error
+        if not restoring:
+            check_not_restoring(folder)
         yield
     finally:
         os.close(descriptor)

@@ -139,7 +139,8 @@ def put_many(artefacts: Iterable[tuple[str, bytes | Path]]) -> Flow[BulkReply]:
     """Register and activate many in one request; a result for each, in order. At most 1000, 1 GiB together."""
     files = [(name, _WEIGHTS_FILE, _bytes_of(artefact)) for name, artefact in artefacts]
     # The server is told how long it may take: without that, a gigabyte has the 25 s that every request has.
-    headers = {"x-request-timeout-seconds": f"{BULK_WITHIN_S:g}"}
+    # And that it may read the body as it needs it: else Ray reads all of it into memory, to notice when we leave.
+    headers = {"x-request-timeout-seconds": f"{BULK_WITHIN_S:g}", "x-request-disconnect-disabled": "?1"}
     request = Request("POST", "/v1/adapters/bulk", headers=headers, files=files, within_s=BULK_WITHIN_S)
     return cast(BulkReply, json_of((yield request)))
 

@@ -337,6 +337,12 @@ class TestCheck:
         engine, backbone = small_engine()
         assert engine.check(tiny_adapter(backbone, scale=scale)).no_effect is no_effect
 
+    def test_later_checks_are_judged_as_the_first_is(self):
+        engine, backbone = small_engine()
+        asked = [(0.0, "mean"), (0.4, "mean"), (0.0, "cls"), (0.4, "cls"), (0.0, "mean")]
+        found = [engine.check(tiny_adapter(backbone, scale=scale, pooling=pooling)) for scale, pooling in asked]
+        assert [one.no_effect for one in found] == [True, False, True, False, True]
+
     def test_nothing_of_a_checked_adapter_stays(self):
         engine, backbone = small_engine()
         engine.check(tiny_adapter(backbone))

@@ -89,7 +89,8 @@ def found(**changes: Any) -> dict[str, Any]:
     memory = {f"memory_{moment}_mib": {"clf": [1.0, 2.0]} for moment in ("before", "full", "started", "asked")}
     times = {"register_s": 3.0, "register_call_s": [1.0, 2.0], "list_s": 0.5, "start_s": 20.0, "start_before_s": 9.0}
     asks = {"first_ask_p50_s": 0.01, "first_ask_p99_s": 0.02}
-    return {"adapters": 10_000, "registered_now": 10_000, **times, **asks, **memory, "faults": [], **changes}
+    size = {"artefact_bytes": 50_000, "admin_peak_mib": 3.0}
+    return {"adapters": 10_000, "registered_now": 10_000, **size, **times, **asks, **memory, "faults": [], **changes}
 
 
 def test_late_readiness_and_faults_fall_short() -> None:
@@ -99,7 +100,7 @@ def test_late_readiness_and_faults_fall_short() -> None:
 
 def test_table_shows_every_figure() -> None:
     lines = table(found()).splitlines()
-    assert "| adapters | 10,000 |" in lines
+    assert "| adapters | 10,000 of 50,000 bytes |" in lines
     assert any("20.0; before any was registered 9.0" in line for line in lines)
-    assert sum("MiB" in line for line in lines) == 4
+    assert sum("MiB" in line for line in lines) == 5
     assert many.table(found(register_call_s=[])).count("registering them") == 0

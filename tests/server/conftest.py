@@ -1,4 +1,4 @@
-"""What several modules test against: real databases, started once a session, and a server in this process."""
+"""What several modules test against: real databases and stores, started once a session; a server in this process."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,26 @@ def postgres() -> Iterator[str]:
     """The URL of a running PostgreSQL; see `tests.server.postgres.new_database`."""
     with running_postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URL of a bucket on an S3 server of the tests' own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("artefacts")
+        yield "s3://artefacts"
+    server.stop()
 
 
 @pytest.fixture

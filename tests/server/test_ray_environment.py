@@ -28,10 +28,13 @@ def test_haproxy_is_used_only_if_asked() -> None:
     assert not [name for name in variables(uses_haproxy=False) if "HAPROXY" in name or "HA_PROXY" in name]
 
 
-def test_haproxy_gives_up_after_the_service_does() -> None:
+@pytest.mark.parametrize("name", ["TIMEOUT_SERVER_S", "HARD_STOP_AFTER_S"])
+def test_haproxy_gives_up_after_the_service_does(name: str) -> None:
+    from server.bulk import ENDS_WITHIN_S, MAX_BEGIN_WITHIN_S
     from server.service import MAX_TIMEOUT_S
 
-    assert int(variables(uses_haproxy=True)["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"]) > MAX_TIMEOUT_S
+    longest_s = max(MAX_TIMEOUT_S, MAX_BEGIN_WITHIN_S + ENDS_WITHIN_S)
+    assert int(variables(uses_haproxy=True)[f"RAY_SERVE_HAPROXY_{name}"]) > longest_s
 
 
 def test_value_of_the_operator_stays(monkeypatch: pytest.MonkeyPatch) -> None:

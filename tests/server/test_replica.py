@@ -10,6 +10,7 @@ import pytest
 
 from adakron import Adapter
 from adakron.errors import BankFullError, BaseMismatchError
+from server import dump
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.database import sqlite_url
@@ -335,6 +336,47 @@ async def test_prove_serves_nothing(store: Store, engine: FakeEngine, replica: R
         staged.keep()
     assert await replica.prove(ONE.sha256) == {"no_effect": False, "examples": 0}
     assert engine.adapters == {}
+
+
+async def test_what_was_proved_here_is_read_once(
+    store: Store, engine: FakeEngine, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read = [], store.blobs.read
+    monkeypatch.setattr(store.blobs, "read", lambda sha256: (reads.append(sha256), read(sha256))[1])
+    for adapter in (ONE, TWO):
+        with store.blobs.stage() as staged:
+            staged.write(adapter.to_bytes())
+            staged.keep()
+    await replica.prove(ONE.sha256)
+    generation = store.add("x", ONE)
+    store.add("y", TWO)
+    assert (await replica.apply(generation + 1)).generation == generation + 1
+    assert set(engine.adapters) == {ONE.sha256, TWO.sha256}
+    assert reads == [ONE.sha256, TWO.sha256]
+
+
+async def test_what_was_proved_and_not_committed_is_given_up(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.replica.PROVED_BYTES", TWO.size_bytes + ONE.size_bytes - 1)
+    for adapter in (ONE, TWO):
+        with store.blobs.stage() as staged:
+            staged.write(adapter.to_bytes())
+            staged.keep()
+        await replica.prove(adapter.sha256)
+    assert (replica._proved.take(ONE.sha256), replica._proved.take(TWO.sha256)) == (None, TWO)
+
+
+async def test_restored_catalogue_is_followed_whole(store: Store, engine: FakeEngine, replica: Replica) -> None:
+    store.add("kept", ONE)
+    with dump.held_still(sqlite_url(store.path)) as lines:
+        backup = list(lines)
+    store.add("lost", TWO)
+    replica.load()
+    dump.replace(sqlite_url(store.path), backup)
+    await replica.sync()
+    assert replica.names() == ("kept",)
+    assert set(engine.adapters) == {ONE.sha256}
 
 
 async def test_prove_raises_what_the_engine_finds(store: Store, engine: FakeEngine, replica: Replica) -> None:
