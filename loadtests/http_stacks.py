@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -158,10 +159,8 @@ def _serve_by_ray(settings: Settings, threads: int) -> None:
     def open_plane(settings: Settings, replica_id: str, threads: int) -> DataPlane:
         return DataPlane.open(settings, replica_id, threads, StubEngine)
 
-    class StubClf(deployment.Clf.func_or_class):  # type: ignore[attr-defined, misc]  # Ray made a Deployment of it
-        pass
-
-    StubClf.open_plane = staticmethod(open_plane)
+    clf: Any = deployment.Clf  # Ray's decorator returns a Deployment and says that it returns the class
+    stub_clf = type("StubClf", (clf.func_or_class,), {"open_plane": staticmethod(open_plane)})
 
     @serve.deployment(
         name="Echo",
@@ -174,10 +173,9 @@ def _serve_by_ray(settings: Settings, threads: int) -> None:
             return make_echo_app("/classify")
 
     try:
-        deployment.start(
-            settings, replicas=1, threads=threads, gpus=0, clf=deployment.Clf.options(func_or_class=StubClf)
-        )
-        serve.run(Echo.bind(), name="echo", route_prefix=ECHO)
+        deployment.start(settings, replicas=1, threads=threads, gpus=0, clf=clf.options(func_or_class=stub_clf))
+        echo: Any = Echo
+        serve.run(echo.bind(), name="echo", route_prefix=ECHO)
         signal.signal(signal.SIGTERM, _end)
         while True:
             signal.pause()

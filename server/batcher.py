@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from adakron import Result, Row, RowError
@@ -414,32 +415,32 @@ class Batcher:
                 self._is_worker_idle = False
                 if self._is_closed:
                     return
-                has_batch = bool(self._queue)
-                if has_batch:
+                if self._queue:
                     batch, expired = self._take_batch()
                     self._batches += 1
                     self._wake_loaders()
+                    work = partial(self._run_batch, batch, expired)
                 else:
-                    calls, dropped = self._take_arrived()
+                    work = partial(self._tokenize_calls, *self._take_arrived())
                 if self._arrived:
                     self._has_arrived.notify()
-            if not has_batch:
-                self._tokenize_calls(calls, dropped)
-                continue
-            outcomes: Sequence[Outcome] = []
-            try:
-                if batch:
-                    outcomes = self._run(batch)
-            finally:
-                with self._lock:
-                    finished_s = time.monotonic()
-                    for queued in batch:
-                        self._engine.unpin(queued.lease)
-                        queued.submission.held_by_threads -= 1
-                        queued.submission.finished_s = finished_s
-                    for queued, outcome in zip(batch, outcomes, strict=False):  # unequal only where _run raised
-                        queued.submission.settle(queued.place, outcome)
-                self._tell(finished=[*expired, *(queued.submission for queued in batch)])
+            work()
+
+    def _run_batch(self, batch: list[_Queued], expired: list[Submission]) -> None:
+        outcomes: Sequence[Outcome] = []
+        try:
+            if batch:
+                outcomes = self._run(batch)
+        finally:
+            with self._lock:
+                finished_s = time.monotonic()
+                for queued in batch:
+                    self._engine.unpin(queued.lease)
+                    queued.submission.held_by_threads -= 1
+                    queued.submission.finished_s = finished_s
+                for queued, outcome in zip(batch, outcomes, strict=False):  # unequal only where _run raised
+                    queued.submission.settle(queued.place, outcome)
+            self._tell(finished=[*expired, *(queued.submission for queued in batch)])
 
     # ---- taking, under the lock ------------------------------------------------------------------------------------
 
