@@ -1,6 +1,6 @@
 """The admin routes, everything at and below /v1/adapters: HTTP in front of `server.registry`.
 
-    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}
+    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}    GET /v1/adapters/{name}/stats
     POST /v1/adapters/bulk    POST /v1/adapters/{name}/activate
     PUT /v1/adapters/{name}/split    GET /v1/adapters/{name}/versions/{version}
 
@@ -37,6 +37,7 @@ from server.origin import origin_of
 from server.records import Once, Precondition
 from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
 from server.split import Split
+from server.telemetry.stats import stats_reply
 from server.validation import invalid_request
 
 PREFIX = "/v1/adapters"
@@ -187,6 +188,16 @@ def _add_routes(app: FastAPI) -> None:
         """
         sha256, data = await _registry(request).fetch(_known_name(name), version)
         return Response(data, headers={"etag": f'"{sha256}"'}, media_type="application/octet-stream")
+
+    @app.get(PREFIX + "/{name:path}/stats", summary="What an adapter served", responses=admin_documents.STATS)
+    @needs("read")
+    async def get_stats(request: Request, name: Name) -> JSONResponse:
+        """Calls, rows, errors, latencies and labels of each version, and how far the labels are from the reference.
+
+        Counted since the version became active, or since a replica started where that is later; summed over replicas.
+        Statuses: 200; 404; 422 malformed name; 503.
+        """
+        return JSONResponse(stats_reply(await _registry(request).traffic(_known_name(name))))
 
     @app.get(PREFIX + "/{name:path}", summary="Show one adapter", responses=admin_documents.GET)
     @needs("read")

@@ -491,6 +491,7 @@ class Batcher:
             if self._engine.pin(queued.lease):
                 self._queue.push(queued.lane, queued, row.n_tokens)
             else:
+                self._metrics.misses.inc()
                 self._waiting.add(queued.lane, queued, self._batches)
 
     def _after_load(self, waited: list[_Queued], lender: _Queued, error: ServerError | None) -> None:
@@ -560,6 +561,7 @@ class Batcher:
         n_tokens = sum(queued.row.n_tokens for queued in batch)
         self._metrics.tokens.inc(n_tokens)
         self._metrics.batch_tokens.observe(n_tokens)
+        self._metrics.batch_fill.observe(n_tokens / self._limits.budget_tokens)
         try:
             return self._run_once(batch)
         except Exception:
@@ -579,7 +581,9 @@ class Batcher:
             return [EngineFailedError("the engine failed on this adapter's rows")] * len(rows)
 
     def _run_once(self, rows: list[_Queued]) -> Sequence[Outcome]:
-        return _checked(self._engine.run([queued.row for queued in rows]), len(rows), "results")
+        with self._metrics.device_s.time():
+            outcomes = self._engine.run([queued.row for queued in rows])
+        return _checked(outcomes, len(rows), "results")
 
     # ---- bookkeeping -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ and the other replicas say.
 
 import asyncio
 import logging
+import platform
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, replace
@@ -34,6 +35,7 @@ from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
 from server.tally import Count
+from server.telemetry.served import ServedCounts
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,16 @@ class DataPlane:
         )
         self._probed_at_s = float("-inf")
         self._probe: asyncio.Task[bool] | None = None
-        self.metrics = Metrics()
+        self.metrics = Metrics(named_adapters=settings.metrics_adapters)
         self.metrics.watch(engine.residency)
+        self.metrics.describe(_build(engine))
+        served = ServedCounts()
         self.keys = KeyRing(settings.open_keys(), may_be_open=settings.is_loopback)
         self.rates = RateLimits(settings.rate_limit_rows, redis_url=settings.redis_url)
         self._cors = settings.cors
-        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned)
+        self.replica = Replica(
+            engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned, on_activated=served.begin
+        )
         self.service = Service(
             engine,
             self.replica,
@@ -74,6 +80,7 @@ class DataPlane:
             queue_limit_tokens=QUEUE_BATCHES * self._budget_tokens,
             queue_limit_rows=QUEUE_LIMIT_ROWS,
             metrics=self.metrics,
+            served=served,
         )
 
     @classmethod
@@ -197,6 +204,20 @@ class DataPlane:
         finally:
             for lease in leases:
                 lease.release()
+
+
+def _build(engine: Engine) -> dict[str, str]:
+    """What runs, as labels. The backbone by its fingerprint too: a folder's name says little."""
+    info = engine.info()
+    return {
+        "version": adakron.__version__,
+        "python": platform.python_version(),
+        "backbone": info.backbone,
+        "weights_sha256": info.fingerprint.weights_sha256[:12],
+        "device": info.device,
+        "dtype": info.dtype,
+        "kernels": info.kernels,
+    }
 
 
 def _probe_row(lease: Lease) -> Row:

@@ -40,6 +40,7 @@ from server.registry import Registry
 from server.replica import Applied, ReplicaStatus
 from server.settings import Settings
 from server.tally import Count, joined
+from server.telemetry.served import Served
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,10 @@ class Clf:
     async def take_uses(self) -> dict[str, int]:
         """`Replica.take_uses`."""
         return self._plane.replica.take_uses()
+
+    async def served(self, name: str, versions: Sequence[int]) -> dict[int, Served]:
+        """`ServedCounts.of`."""
+        return self._plane.service.served.of(name, versions)
 
     async def info(self) -> dict[str, Any]:
         """`DataPlane.info`."""
@@ -240,6 +245,10 @@ class _ReplicasByHandle:
 
     async def take_uses(self) -> list[dict[str, int]]:
         answers = await _broadcast(self._handle, "take_uses")
+        return [answer for answer in answers if isinstance(answer, dict)]
+
+    async def served(self, name: str, versions: Sequence[int]) -> list[dict[int, Served]]:
+        answers = await _broadcast(self._handle, "served", name, versions)
         return [answer for answer in answers if isinstance(answer, dict)]
 
 

@@ -40,6 +40,7 @@ from server.schemas import (
     TextInput,
 )
 from server.shadow import Shadows
+from server.telemetry.served import ServedCounts
 
 MAX_TIMEOUT_S = 20.0
 DEFAULT_GRACE_S = 10.0
@@ -100,6 +101,7 @@ class Service:
     """The data plane of one process. All methods belong to one event loop.
 
     queue_limit_tokens, queue_limit_rows   what may wait before calls are refused with 429; see `batcher.Limits`
+    served   where what is answered is counted by version; shadows and probes are not
     """
 
     def __init__(
@@ -111,8 +113,10 @@ class Service:
         queue_limit_tokens: int,
         queue_limit_rows: int = 4096,
         metrics: Metrics,
+        served: ServedCounts | None = None,
     ) -> None:
         self.metrics = metrics
+        self.served = served or ServedCounts()
         self._resolver = resolver
         self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics)
         self.tally = self._batcher.tally
@@ -142,7 +146,8 @@ class Service:
         """
         plan = _plan(request)
         await current_caller().charge(len(plan.rows))
-        deadline_s = time.monotonic() + timeout_s
+        began_s = time.monotonic()
+        deadline_s = began_s + timeout_s
         adapters: dict[str, Resolved] = {}
         submission: Submission | None = None
         limit = asyncio.timeout(timeout_s)
@@ -170,19 +175,19 @@ class Service:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            self._count(plan, adapters, None, None)
+            self._count(plan, adapters, began_s)
             raise DeadlineExceededError(
                 f"not answered within {timeout_s:g} s", hint="send fewer texts, or try again when less is going on"
             ) from error
         except ServerError:
-            self._count(plan, adapters, None, None)
+            self._count(plan, adapters, began_s)
             raise
         finally:
             _release_when_idle(release, submission)
         stages = submission.stages()
         for stage, seconds in zip(("tokenize", "queue", "forward"), stages, strict=True):
             self.metrics.stage_s.labels(stage).observe(seconds)
-        self._count(plan, adapters, outcomes, stages)
+        self._count(plan, adapters, began_s, outcomes, stages)
         self._shadow(plan, adapters, outcomes)
         return _classified(plan, request, adapters, outcomes, stages)
 
@@ -227,17 +232,26 @@ class Service:
                 self.shadows.compare(adapter.name, adapter.shadow, rows, answers)
 
     def _count(
-        self, plan: "_Plan", adapters: dict[str, Resolved], outcomes: Sequence[Outcome] | None, stages: Stages | None
+        self,
+        plan: "_Plan",
+        adapters: dict[str, Resolved],
+        began_s: float,
+        outcomes: Sequence[Outcome] = (),
+        stages: Stages | None = None,
     ) -> None:
-        """Into the tally: one call of each adapter. outcomes None: all its rows failed with the call."""
+        """One call of each adapter. Without outcomes, all its rows failed with the call."""
+        seconds = time.monotonic() - began_s
         failed = Counter(plan.adapter_of_row)
-        good: Counter[str] = Counter()
-        for named, outcome in zip(plan.adapter_of_row, outcomes or (), strict=False):
+        good: dict[str, list[Result]] = {reference: [] for reference in adapters}
+        for named, outcome in zip(plan.adapter_of_row, outcomes, strict=False):
             if isinstance(outcome, Result):
-                good[named] += 1
-                failed[named] -= 1
+                good[named].append(outcome)
         for reference, adapter in adapters.items():
-            self.tally.answered(adapter.sha256, good[reference], failed[reference], stages)
+            results = good[reference]
+            n_failed = failed[reference] - len(results)
+            self.tally.answered(adapter.sha256, len(results), n_failed, stages)
+            self.served.note(adapter.name, adapter.version, results, n_failed, seconds)
+            self.metrics.adapters.figures_of(adapter.name).count(len(results), n_failed, seconds)
 
     async def _resolve(self, reference: str, param: str, min_generation: int | None, route_key: str | None) -> Resolved:
         parsed = parse_reference(reference, param=param)
