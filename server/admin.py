@@ -31,12 +31,14 @@ from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, It
 from server.error_replies import as_server_error, error_object, install_error_handlers
 from server.guard import Guard
 from server.json_body import read_json
+from server.metrics import HttpMetrics, RequestRecorder
 from server.multipart import read_parts
 from server.names import MAX_NAME_CHARACTERS, check_name
 from server.origin import origin_of
 from server.records import Once, Precondition
 from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
 from server.split import Split
+from server.telemetry.logs import AccessLog
 from server.telemetry.stats import stats_reply
 from server.validation import invalid_request
 
@@ -138,18 +140,27 @@ class _FullPaths:
         await self._app(scope, receive, send)
 
 
-def make_admin_app(registry: Registry, gate: Gate | None = None, cors: Sequence[str] = ()) -> FastAPI:
+def make_admin_app(
+    registry: Registry,
+    gate: Gate | None = None,
+    cors: Sequence[str] = (),
+    *,
+    metrics: HttpMetrics | None = None,
+    access: AccessLog | None = None,
+) -> FastAPI:
     """The complete ASGI application over `registry`.
 
-    gate  who may do what; without one, everybody everything
-    cors  origins of web pages that may call
+    gate     who may do what; without one, everybody everything
+    cors     origins of web pages that may call
+    metrics, access   where requests are counted and logged
     """
     app = _app_of(registry)
     guard_routes(app, gate or Gate())
     install_error_handlers(app)
-    app.add_middleware(_FullPaths)
     app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES, exceptions={f"{PREFIX}/bulk": MAX_BULK_BYTES})
     allow_origins(app, cors)
+    app.add_middleware(RequestRecorder, metrics=metrics or HttpMetrics(), access=access)
+    app.add_middleware(_FullPaths)  # outermost: what is recorded is the route of the scope that it makes
     return app
 
 

@@ -41,6 +41,7 @@ from server.schemas import (
 )
 from server.service import Service
 from server.tally import Count
+from server.telemetry.logs import AccessLog
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def make_app(
     collect_tallies: Callable[[Collection[str] | None], Awaitable[dict[str, Count]]],
     gate: Gate | None = None,
     cors: Sequence[str] = (),
+    access: AccessLog | None = None,
 ) -> FastAPI:
     """The ASGI application of one replica.
 
@@ -76,6 +78,7 @@ def make_app(
     collect_tallies  what all replicas counted for these contents, or for all
     gate             who may do what; without one, everybody everything
     cors             origins of web pages that may call
+    access           where requests are logged
     """
     app = FastAPI(
         title="AdaKron server",
@@ -98,7 +101,7 @@ def make_app(
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
     allow_origins(app, cors)
-    app.add_middleware(metrics.RequestRecorder, metrics=service.metrics)
+    app.add_middleware(metrics.RequestRecorder, metrics=service.metrics, access=access)
     return app
 
 

@@ -35,6 +35,7 @@ from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
 from server.tally import Count
+from server.telemetry.logs import AccessLog
 from server.telemetry.served import ServedCounts
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class DataPlane:
         self.keys = KeyRing(settings.open_keys(), may_be_open=settings.is_loopback)
         self.rates = RateLimits(settings.rate_limit_rows, redis_url=settings.redis_url)
         self._cors = settings.cors
+        self._access = AccessLog(settings.access_log)
         self.replica = Replica(
             engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned, on_activated=served.begin
         )
@@ -146,6 +148,7 @@ class DataPlane:
             collect_tallies=collect_tallies,
             gate=Gate(self.keys, self.rates, self._cors),
             cors=self._cors,
+            access=self._access,
         )
 
     def status(self, names: Sequence[str]) -> ReplicaStatus:

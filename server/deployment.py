@@ -34,12 +34,14 @@ from server.admin_plane import Loaded, RegistryAdmin
 from server.allocator import keep_freed_memory
 from server.catalogue import Catalogue
 from server.errors import NotReadyError, OverloadedError, ServerError
-from server.metrics import merge
+from server.metrics import HttpMetrics, merge
 from server.records import Origin
 from server.registry import Registry
 from server.replica import Applied, ReplicaStatus
 from server.settings import Settings
 from server.tally import Count, joined
+from server.telemetry import logs
+from server.telemetry.logs import AccessLog
 from server.telemetry.served import Served
 
 log = logging.getLogger(__name__)
@@ -74,9 +76,12 @@ class Clf:
     async def __init__(self, settings: Settings, threads: int) -> None:  # type: ignore[misc]  # Ray awaits it
         from server.data_plane import DataPlane  # seconds of imports that the admin plane need not wait for
 
-        logging.basicConfig(level=settings.log_level)
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        logs.configure(
+            logs.own_stderr(), level=settings.log_level, process=replica_id, access_share=settings.access_log
+        )
         keep_freed_memory()
-        self._plane = DataPlane.open(settings, serve.get_replica_context().replica_id.unique_id, threads)
+        self._plane = DataPlane.open(settings, replica_id, threads)
         await self._plane.start()
         if not self._plane.rates.is_shared:
             self._counting = asyncio.create_task(self._count_replicas())
@@ -146,6 +151,9 @@ class Clf:
         texts = dict([await self.metrics_text()])
         handle = serve.get_deployment_handle("Clf", app_name=CLF)
         texts.update(text for text in await _broadcast(handle, "metrics_text") if isinstance(text, tuple))
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError, RayServeException):
+            admin: DeploymentHandle[Any] = serve.get_deployment_handle("Admin", app_name=ADMIN)
+            texts[ADMIN] = await asyncio.wait_for(admin.metrics_text.remote(), COLLECT_WITHIN_S)
         return merge(texts)
 
     async def _collect_tallies(self, sha256s: Collection[str] | None) -> dict[str, Count]:
@@ -171,7 +179,9 @@ class Admin:
     """The admin plane."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
-        logging.basicConfig(level=settings.log_level)
+        logs.configure(logs.own_stderr(), level=settings.log_level, process=ADMIN, access_share=settings.access_log)
+        self._metrics = HttpMetrics()
+        self._access = AccessLog(settings.access_log)
         os.nice(ADMIN_NICENESS)
         catalogue = Catalogue(
             settings.catalogue, is_writer=True, quota=settings.quota, keep_versions=settings.keep_versions
@@ -188,7 +198,12 @@ class Admin:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         gate = Gate(self._keys, RateLimits(None), self._cors)
-        return _OneRequestId(make_admin_app(self._registry, gate, self._cors))
+        app = make_admin_app(self._registry, gate, self._cors, metrics=self._metrics, access=self._access)
+        return _OneRequestId(app)
+
+    async def metrics_text(self) -> bytes:
+        """The metrics of this process."""
+        return self._metrics.render()
 
     async def load(self, name: str, version: int | None, may_replace: bool, origin: Origin) -> Loaded | Exception:
         """`AdminPlane.load`; a refusal is returned, as `Clf.prove` does."""

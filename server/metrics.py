@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adakron.residents import Residency
 from server.telemetry.busiest import NAMED_ADAPTERS, Busiest, Figures
+from server.telemetry.logs import AccessLog
+from server.telemetry.notes import RequestNotes, begin_notes, end_notes, route_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,11 +26,31 @@ _TOKENS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-class Metrics:
-    """What one process counts. Times are in seconds, sizes in rows or tokens.
+class HttpMetrics:
+    """What any process that answers HTTP counts.
 
-    requests         {route, code} requests answered; route is the pattern, "other" where none matched
-    request_s        {route} from the first byte of the reply's request to the end of the reply
+    requests    {route, code} requests answered; route is the pattern, "other" where none matched
+    request_s   {route} from the first byte of the reply's request to the end of the reply
+    process_*   of the process: memory, CPU, open files, start
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = self.registry
+        ProcessCollector(registry=own)
+        self.requests = Counter("adakron_requests", "HTTP requests answered.", ["route", "code"], registry=own)
+        self.request_s = Histogram(
+            "adakron_request_seconds", "Time to answer an HTTP request.", ["route"], registry=own, buckets=_SECONDS
+        )
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Metrics(HttpMetrics):
+    """What one replica counts besides. Times are in seconds, sizes in rows or tokens.
+
     rows, tokens     rows run through the engine and their tokens
     batch_*          of each batch that ran: rows, tokens, adapters; fill is its tokens / the most a batch may have
     device_s         of each batch, in the engine; its sum grows by at most one second a second
@@ -39,19 +61,13 @@ class Metrics:
     shadow_rows      {verdict} rows compared with a shadow version: same, different, failed, dropped
     refused          {code} calls turned away at the door: OVERLOADED, NOT_READY
     adapters         {adapter} calls and rows of the busiest `named_adapters`; those of all others are "_other"
-    process_*        of the process: memory, CPU, open files, start
     """
 
     def __init__(self, *, named_adapters: int = NAMED_ADAPTERS) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         own = self.registry
         self.adapters = Busiest(named_adapters)
         own.register(_Collected(lambda: _adapter_families(self.adapters.read())))
-        ProcessCollector(registry=own)
-        self.requests = Counter("adakron_requests", "HTTP requests answered.", ["route", "code"], registry=own)
-        self.request_s = Histogram(
-            "adakron_request_seconds", "Time to answer an HTTP request.", ["route"], registry=own, buckets=_SECONDS
-        )
         self.rows = Counter("adakron_rows", "Rows run through the engine.", registry=own)
         self.tokens = Counter("adakron_tokens", "Tokens run through the engine.", registry=own)
         self.batch_rows = Histogram("adakron_batch_rows", "Rows in a batch.", registry=own, buckets=_ROWS)
@@ -90,23 +106,22 @@ class Metrics:
         """Add what runs here, as the labels of `adakron_build_info`, which is always 1."""
         Info("adakron_build", "What runs here.", registry=self.registry).info(dict(build))
 
-    def render(self) -> bytes:
-        """The registry in Prometheus' text format."""
-        return generate_latest(self.registry)
-
 
 class RequestRecorder:
-    """Outermost ASGI middleware that counts and times every HTTP request, refused ones included."""
+    """Outermost ASGI middleware that counts, times and logs every HTTP request, refused ones included."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, access: AccessLog | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
+        notes = RequestNotes(scope)
+        begun = begin_notes(notes)
         status = 499  # the client was gone, or the task cancelled, before a reply began
 
         async def send_and_note(message: Message) -> None:
@@ -118,9 +133,13 @@ class RequestRecorder:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            seconds = time.perf_counter() - started_s
+            route = route_of(scope)
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
+            self._metrics.request_s.labels(route).observe(seconds)
+            if self._access is not None and self._access.wants(status):
+                self._access.write(notes, status, seconds)
+            end_notes(begun)
 
 
 def merge(renders: Mapping[str, bytes]) -> bytes:

@@ -40,6 +40,7 @@ from server.schemas import (
     TextInput,
 )
 from server.shadow import Shadows
+from server.telemetry.notes import current_notes
 from server.telemetry.served import ServedCounts
 
 MAX_TIMEOUT_S = 20.0
@@ -246,6 +247,15 @@ class Service:
         for named, outcome in zip(plan.adapter_of_row, outcomes, strict=False):
             if isinstance(outcome, Result):
                 good[named].append(outcome)
+        notes = current_notes()
+        if notes is not None:
+            notes.rows = len(plan.rows)
+            notes.failed_rows = len(plan.rows) - sum(map(len, good.values()))
+            notes.stages_s = stages
+            notes.adapters = len(adapters)
+            if len(adapters) == 1:
+                [only] = adapters.values()
+                notes.adapter = f"{only.name}@{only.version}"
         for reference, adapter in adapters.items():
             results = good[reference]
             n_failed = failed[reference] - len(results)

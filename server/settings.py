@@ -97,6 +97,15 @@ class Settings(BaseSettings):
         NAMED_ADAPTERS, ge=0, le=1000, description="adapters that /metrics names, the busiest; the others count as one"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="least severity logged")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="form of the log on stderr; auto is text on a terminal, else JSON"
+    )
+    access_log: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of requests that are logged, from 0 to 1; those answered with 5xx always are",
+    )
 
     @property
     def catalogue(self) -> str:
