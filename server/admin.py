@@ -10,7 +10,7 @@ it. Knows nothing of Ray, files or tensors.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -38,9 +38,13 @@ from server.origin import origin_of
 from server.records import Once, Precondition
 from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
 from server.split import Split
+from server.telemetry.environment import trace_requests
 from server.telemetry.logs import AccessLog
 from server.telemetry.stats import stats_reply
 from server.validation import invalid_request
+
+if TYPE_CHECKING:  # installed only where traces are wanted
+    from server.telemetry.tracing import Tracing
 
 PREFIX = "/v1/adapters"
 MAX_VERSION = 999_999_999
@@ -147,18 +151,21 @@ def make_admin_app(
     *,
     metrics: HttpMetrics | None = None,
     access: AccessLog | None = None,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
     """The complete ASGI application over `registry`.
 
     gate     who may do what; without one, everybody everything
     cors     origins of web pages that may call
     metrics, access   where requests are counted and logged
+    tracing  what makes spans, where traces are wanted
     """
     app = _app_of(registry)
     guard_routes(app, gate or Gate())
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES, exceptions={f"{PREFIX}/bulk": MAX_BULK_BYTES})
     allow_origins(app, cors)
+    trace_requests(app, tracing)
     app.add_middleware(RequestRecorder, metrics=metrics or HttpMetrics(), access=access)
     app.add_middleware(_FullPaths)  # outermost: what is recorded is the route of the scope that it makes
     return app

@@ -35,6 +35,7 @@ from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
 from server.tally import Count
+from server.telemetry.environment import open_tracing
 from server.telemetry.logs import AccessLog
 from server.telemetry.served import ServedCounts
 
@@ -72,6 +73,7 @@ class DataPlane:
         self.rates = RateLimits(settings.rate_limit_rows, redis_url=settings.redis_url)
         self._cors = settings.cors
         self._access = AccessLog(settings.access_log)
+        self._tracing = open_tracing(replica_id)
         self.replica = Replica(
             engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned, on_activated=served.begin
         )
@@ -83,6 +85,7 @@ class DataPlane:
             queue_limit_rows=QUEUE_LIMIT_ROWS,
             metrics=self.metrics,
             served=served,
+            tracing=self._tracing,
         )
 
     @classmethod
@@ -123,6 +126,8 @@ class DataPlane:
         await self.keys.stop()
         await self.rates.close()
         self._catalogue.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def is_ready(self) -> bool:
         """Whether rows of the backbone and of some adapters really get an answer; the finding is kept for a second."""
@@ -149,6 +154,7 @@ class DataPlane:
             gate=Gate(self.keys, self.rates, self._cors),
             cors=self._cors,
             access=self._access,
+            tracing=self._tracing,
         )
 
     def status(self, names: Sequence[str]) -> ReplicaStatus:

@@ -41,6 +41,7 @@ from server.replica import Applied, ReplicaStatus
 from server.settings import Settings
 from server.tally import Count, joined
 from server.telemetry import logs
+from server.telemetry.environment import open_tracing
 from server.telemetry.logs import AccessLog
 from server.telemetry.served import Served
 
@@ -198,7 +199,14 @@ class Admin:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         gate = Gate(self._keys, RateLimits(None), self._cors)
-        app = make_admin_app(self._registry, gate, self._cors, metrics=self._metrics, access=self._access)
+        app = make_admin_app(
+            self._registry,
+            gate,
+            self._cors,
+            metrics=self._metrics,
+            access=self._access,
+            tracing=open_tracing(ADMIN),
+        )
         return _OneRequestId(app)
 
     async def metrics_text(self) -> bytes:

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from server.errors import ServerError
 from server.seed import seed, shipped_adapters, write_down_configs
 from server.settings import Settings
 from server.telemetry import logs
+from server.telemetry.environment import TracingError, check_exporters, wanted_exporters
 from server.telemetry.follower import following
 
 READY_WITHIN_S = 60.0
@@ -94,6 +95,7 @@ def _run(settings: Settings) -> None:
     if not uses_haproxy and not settings.plain:
         _say("No HAProxy here: Ray's Python proxy takes the requests, which is slower.")
     _check_ports(settings, uses_haproxy)
+    exporters = _trace_exporters()
     _say("Checking the backbone and the stored adapters ...")
     _prepare_state(settings)
     gpus = _count_gpus(settings)
@@ -116,7 +118,7 @@ def _run(settings: Settings) -> None:
             raise StartError(f"the replicas could not start: {_first_line(error)}; see {_log_folder()}") from error
         with _interrupted_by_signals():  # again: Ray has put a handler of its own there
             _await_ready(_url(settings))
-            _announce(settings, session, deployment.info())
+            _announce(settings, session, deployment.info(), exporters)
             with following(Path(session) / "logs", _log_writer(settings)):
                 while True:
                     signal.pause()
@@ -125,6 +127,16 @@ def _run(settings: Settings) -> None:
             _say("Stopping ...")
             deployment.stop()
             processes.end_descendants(grace_s=END_WITHIN_S)
+
+
+def _trace_exporters() -> tuple[str, ...]:
+    """Those that OTEL_* variables ask for. Raises StartError where one is not installed."""
+    try:
+        exporters = wanted_exporters()
+        check_exporters(exporters)
+    except TracingError as error:
+        raise StartError(str(error)) from error
+    return exporters
 
 
 def _check_ports(settings: Settings, uses_haproxy: bool) -> None:
@@ -192,7 +204,7 @@ def _await_ready(url: str) -> None:
         time.sleep(0.1)
 
 
-def _announce(settings: Settings, session: str, info: dict[str, Any]) -> None:
+def _announce(settings: Settings, session: str, info: dict[str, Any], exporters: Sequence[str]) -> None:
     url = _url(settings)
     has_keys = info["access"] == "keys"
     count = info["names"]
@@ -200,6 +212,8 @@ def _announce(settings: Settings, session: str, info: dict[str, Any]) -> None:
     _say("Runs:  {backbone} on {device} in {dtype}, {path} tokens, {kernels} kernels".format(**info["engine"]))
     _say(f"Keys:  {KEYS_NEEDED if has_keys else OPEN}")
     _say(f"Try:   {example_call(url, _examples(settings), has_keys=has_keys)}")
+    if exporters:
+        _say(f"Traces: {', '.join(exporters)}, as OTEL_* variables ask for")
     _say(f"Logs:  stderr; those of Ray: {session}/logs")
     _say("Stop:  Ctrl-C, or SIGTERM to this process")
 

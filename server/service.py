@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from adakron import Result, Row
 from server.access.caller import current_caller
@@ -40,8 +40,12 @@ from server.schemas import (
     TextInput,
 )
 from server.shadow import Shadows
+from server.telemetry.no_span import NO_SPAN
 from server.telemetry.notes import current_notes
 from server.telemetry.served import ServedCounts
+
+if TYPE_CHECKING:  # installed only where traces are wanted
+    from server.telemetry.tracing import Tracing
 
 MAX_TIMEOUT_S = 20.0
 DEFAULT_GRACE_S = 10.0
@@ -103,6 +107,7 @@ class Service:
 
     queue_limit_tokens, queue_limit_rows   what may wait before calls are refused with 429; see `batcher.Limits`
     served   where what is answered is counted by version; shadows and probes are not
+    tracing  what makes spans, where traces are wanted
     """
 
     def __init__(
@@ -115,11 +120,13 @@ class Service:
         queue_limit_rows: int = 4096,
         metrics: Metrics,
         served: ServedCounts | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.metrics = metrics
+        self._tracing = tracing
         self.served = served or ServedCounts()
         self._resolver = resolver
-        self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics)
+        self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics, tracing)
         self.tally = self._batcher.tally
         self.shadows = Shadows(resolver.lease, self._run_shadow, metrics)
 
@@ -159,9 +166,10 @@ class Service:
 
         try:
             async with limit:
-                for reference, param in plan.references.items():
-                    adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
-                unreadable = await self._read(adapters)
+                with NO_SPAN if self._tracing is None else self._tracing.span("adakron.resolve"):
+                    for reference, param in plan.references.items():
+                        adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
+                    unreadable = await self._read(adapters)
                 places = [n for n, reference in enumerate(plan.adapter_of_row) if reference not in unreadable]
                 if not places:
                     raise next(iter(unreadable.values()))

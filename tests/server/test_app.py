@@ -32,6 +32,7 @@ class Bench:
         cors: Sequence[str] = (),
         admin_openapi: Callable[[], dict[str, Any]] = lambda: ADMIN_OPENAPI,
         access: AccessLog | None = None,
+        tracing: Any = None,
     ) -> None:
         self.engine = StubEngine()
         self.resolver = StubResolver(self.engine)
@@ -42,6 +43,7 @@ class Bench:
             queue_limit_tokens=10_000,
             queue_limit_rows=300,
             metrics=Metrics(),
+            tracing=tracing,
         )
         self.ready: bool | Exception = True
         self.app = make_app(
@@ -56,6 +58,7 @@ class Bench:
             gate=gate,
             cors=cors,
             access=access,
+            tracing=tracing,
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 

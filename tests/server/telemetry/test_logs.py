@@ -207,7 +207,7 @@ async def test_lines_written_meanwhile_have_the_request_id(
 ) -> None:
     lines = configure()
 
-    def fail(**_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("planted")
 
     monkeypatch.setattr(bench.service, "classify", fail)
@@ -267,7 +267,7 @@ async def test_no_secret_is_ever_logged(configure: Configure, bench: Bench, keys
     await bench.client.request(SECRET.upper(), "/v1/info")
     await bench.classify(good, **{"x-request-id": f"{SECRET} {SECRET}"})
 
-    def fail(**_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(SECRET) from ValueError(SECRET)
 
     bench.service.classify = fail  # type: ignore[method-assign,assignment]
