@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adakron import AdaKronConfig, Adapter, AdapterConfig, Backbone, Engine, Result, Row, RowError
 from adakron.artefact import expected_shapes
@@ -119,10 +119,15 @@ class Floor:
 
 
 def _fused_linears(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> list[tuple[int, Linear]]:
-    """(input width, map) of every linear map of a layer; the first three, query, key and value, as one."""
+    """(input width, map) of every linear map of a layer; query, key and value as one, as in ModernBERT."""
     linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    weights = [torch.cat([linear.weight for linear in linears[:3]]), *(linear.weight for linear in linears[3:])]
-    biases = [torch.cat([linear.bias for linear in linears[:3]]), *(linear.bias for linear in linears[3:])]
+    n_inputs = len(linears) - 3  # all but attention's output and the feed-forward block's two
+    all_weights: list[Tensor] = [linear.weight for linear in linears]
+    all_biases: list[Tensor] = [
+        linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias for linear in linears
+    ]
+    weights = [torch.cat(all_weights[:n_inputs]), *all_weights[n_inputs:]]
+    biases = [torch.cat(all_biases[:n_inputs]), *all_biases[n_inputs:]]
     return [
         (weight.shape[1], make_linear(weight.detach().to(device, dtype), bias.detach().to(device, dtype)))
         for weight, bias in zip(weights, biases, strict=True)

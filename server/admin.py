@@ -1,6 +1,6 @@
 """The admin routes, everything at and below /v1/adapters: HTTP in front of `server.registry`.
 
-    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}
+    GET /v1/adapters    GET, PUT, DELETE /v1/adapters/{name}    GET /v1/adapters/{name}/stats
     POST /v1/adapters/bulk    POST /v1/adapters/{name}/activate
     PUT /v1/adapters/{name}/split    GET /v1/adapters/{name}/versions/{version}
 
@@ -10,7 +10,7 @@ it. Knows nothing of Ray, files or tensors.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -31,13 +31,20 @@ from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, It
 from server.error_replies import as_server_error, error_object, install_error_handlers
 from server.guard import Guard
 from server.json_body import read_json
+from server.metrics import HttpMetrics, RequestRecorder
 from server.multipart import read_parts
 from server.names import MAX_NAME_CHARACTERS, check_name
 from server.origin import origin_of
 from server.records import Once, Precondition
 from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
 from server.split import Split
+from server.telemetry.environment import trace_requests
+from server.telemetry.logs import AccessLog
+from server.telemetry.stats import stats_reply
 from server.validation import invalid_request
+
+if TYPE_CHECKING:  # installed only where traces are wanted
+    from server.telemetry.tracing import Tracing
 
 PREFIX = "/v1/adapters"
 MAX_VERSION = 999_999_999
@@ -137,18 +144,30 @@ class _FullPaths:
         await self._app(scope, receive, send)
 
 
-def make_admin_app(registry: Registry, gate: Gate | None = None, cors: Sequence[str] = ()) -> FastAPI:
+def make_admin_app(
+    registry: Registry,
+    gate: Gate | None = None,
+    cors: Sequence[str] = (),
+    *,
+    metrics: HttpMetrics | None = None,
+    access: AccessLog | None = None,
+    tracing: "Tracing | None" = None,
+) -> FastAPI:
     """The complete ASGI application over `registry`.
 
-    gate  who may do what; without one, everybody everything
-    cors  origins of web pages that may call
+    gate     who may do what; without one, everybody everything
+    cors     origins of web pages that may call
+    metrics, access   where requests are counted and logged
+    tracing  what makes spans, where traces are wanted
     """
     app = _app_of(registry)
     guard_routes(app, gate or Gate())
     install_error_handlers(app)
-    app.add_middleware(_FullPaths)
     app.add_middleware(Guard, max_body_bytes=MAX_BLOB_BYTES, exceptions={f"{PREFIX}/bulk": MAX_BULK_BYTES})
     allow_origins(app, cors)
+    trace_requests(app, tracing)
+    app.add_middleware(RequestRecorder, metrics=metrics or HttpMetrics(), access=access)
+    app.add_middleware(_FullPaths)  # outermost: what is recorded is the route of the scope that it makes
     return app
 
 
@@ -187,6 +206,16 @@ def _add_routes(app: FastAPI) -> None:
         """
         sha256, data = await _registry(request).fetch(_known_name(name), version)
         return Response(data, headers={"etag": f'"{sha256}"'}, media_type="application/octet-stream")
+
+    @app.get(PREFIX + "/{name:path}/stats", summary="What an adapter served", responses=admin_documents.STATS)
+    @needs("read")
+    async def get_stats(request: Request, name: Name) -> JSONResponse:
+        """Calls, rows, errors, latencies and labels of each version, and how far the labels are from the reference.
+
+        Counted since the version became active, or since a replica started where that is later; summed over replicas.
+        Statuses: 200; 404; 422 malformed name; 503.
+        """
+        return JSONResponse(stats_reply(await _registry(request).traffic(_known_name(name))))
 
     @app.get(PREFIX + "/{name:path}", summary="Show one adapter", responses=admin_documents.GET)
     @needs("read")

@@ -108,6 +108,46 @@ LIST: Responses = {
     **native_errors(*_EDGE),
 }
 GET: Responses = {200: json_answer("The adapter.", {"adapter": _ADAPTER}), **native_errors(*_EDGE, _UNKNOWN)}
+_STATS: dict[str, Any] = {
+    "name": "acme/spam",
+    "active": 2,
+    "replicas": 2,
+    "versions": [
+        {
+            "version": 2,
+            "sha256": _SHA256,
+            "active": True,
+            "since": "2026-11-23T15:54:09+00:00",
+            "requests": {"good": 990, "failed": 10},
+            "rows": {"good": 3960, "failed": 12},
+            "latency_seconds": {"mean": 0.011, "p50": 0.009, "p95": 0.024, "p99": 0.041},
+            "labels": [
+                {"label": "ham", "rows": 2376, "share": 0.6, "reference": 0.8},
+                {"label": "spam", "rows": 1584, "share": 0.4, "reference": 0.2},
+            ],
+            "withheld": 0,
+            "drift": {"psi": 0.196166, "jensen_shannon": 0.186686},
+            "drift_reason": None,
+        }
+    ],
+}
+_TOO_FEW: dict[str, Any] = {
+    **_STATS["versions"][0],
+    "rows": {"good": 10, "failed": 0},
+    "labels": [
+        {"label": "ham", "rows": 6, "share": 0.6, "reference": 0.8},
+        {"label": "spam", "rows": 4, "share": 0.4, "reference": 0.2},
+    ],
+    "drift": None,
+    "drift_reason": "10 rows so far; below 100, chance alone may look like drift",
+}
+STATS: Responses = {
+    200: json_answer(
+        "What each version served.",
+        {"drifted": _STATS, "too few rows": {**_STATS, "versions": [_TOO_FEW]}},
+    ),
+    **native_errors(*_EDGE, _UNKNOWN),
+}
 PUT: Responses = {
     200: json_answer("These bytes were a version already.", {"same": _REGISTERED}),
     201: json_answer("A new version.", {"new": _REGISTERED}),

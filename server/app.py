@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -42,6 +42,11 @@ from server.schemas import (
 from server.service import Service
 from server.shortcut import DirectRoute, Shortcut
 from server.tally import Count
+from server.telemetry.environment import trace_requests
+from server.telemetry.logs import AccessLog
+
+if TYPE_CHECKING:  # installed only where traces are wanted
+    from server.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +71,8 @@ def make_app(
     collect_tallies: Callable[[Collection[str] | None], Awaitable[dict[str, Count]]],
     gate: Gate | None = None,
     cors: Sequence[str] = (),
+    access: AccessLog | None = None,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
     """The ASGI application of one replica.
 
@@ -78,6 +85,8 @@ def make_app(
     collect_tallies  what all replicas counted for these contents, or for all
     gate             who may do what; without one, everybody everything
     cors             origins of web pages that may call
+    access           where requests are logged
+    tracing          what makes spans, where traces are wanted
     """
     app = FastAPI(
         title="AdaKron server",
@@ -101,7 +110,8 @@ def make_app(
     install_error_handlers(app)
     app.add_middleware(Guard, max_body_bytes=MAX_BODY_BYTES, bounds_of=dialects.bounds_of)
     allow_origins(app, cors)
-    app.add_middleware(metrics.RequestRecorder, metrics=service.metrics)
+    trace_requests(app, tracing)
+    app.add_middleware(metrics.RequestRecorder, metrics=service.metrics, access=access)
     return app
 
 

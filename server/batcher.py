@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from adakron import Result, Row, RowError
 from adakron.errors import AdaKronError, BankFullError
@@ -35,7 +35,13 @@ from server.errors import DeadlineExceededError, EngineFailedError, NotReadyErro
 from server.fair_queue import FairQueue
 from server.metrics import Metrics
 from server.tally import Tally
+from server.telemetry.no_span import NO_SPAN, NoSpan
 from server.waiting import WaitingForAdapters
+
+if TYPE_CHECKING:  # installed only where traces are wanted
+    from opentelemetry.trace import SpanContext
+
+    from server.telemetry.tracing import BatchSpan, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +135,7 @@ class Submission:
         "_future",
         "_on_idle",
         "arrived_s",
+        "batches",
         "characters",
         "deadline_s",
         "encoded_s",
@@ -139,6 +146,7 @@ class Submission:
         "leases",
         "rows",
         "settled",
+        "span",
         "started_s",
         "unsettled",
         "waiting_rows",
@@ -156,6 +164,8 @@ class Submission:
         self._batcher = batcher
         self._future = future
         self._on_idle: Callable[[], None] | None = None
+        self.span: SpanContext | None = None  # of the request, where it is traced
+        self.batches: Sequence[SpanContext] | None = None  # those it had rows in, where it is traced
         # From here on: guarded by the batcher's lock.
         self.rows = rows
         self.leases = leases
@@ -224,6 +234,8 @@ class Submission:
         if self._on_idle is not None and self.is_idle:
             release, self._on_idle = self._on_idle, None
             release()
+            if self.span is not None:
+                self._batcher.trace_stages(self)
 
 
 class _Queued(NamedTuple):
@@ -240,7 +252,10 @@ class _Queued(NamedTuple):
 class Batcher:
     """See the module's text. `start`, `submit` and `stop` belong to one event loop."""
 
-    def __init__(self, engine: ClassifyEngine, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: ClassifyEngine, limits: Limits, metrics: Metrics, tracing: "Tracing | None" = None
+    ) -> None:
+        self._tracing = tracing
         self._engine = engine
         self._limits = limits
         self._metrics = metrics
@@ -288,6 +303,8 @@ class Batcher:
         turn out to be too many gets its OverloadedError from `outcomes`, before any of its rows is queued.
         """
         submission = Submission(self, rows, leases, deadline_s, asyncio.get_running_loop().create_future())
+        if self._tracing is not None:
+            submission.span = self._tracing.current()
         with self._lock:
             if self._refusal is not None:
                 raise self._counted(_again(self._refusal))
@@ -303,6 +320,14 @@ class Batcher:
             self._is_waking = True
             asyncio.get_running_loop().call_soon(self._wake)
         return submission
+
+    def trace_stages(self, submission: Submission) -> None:
+        """Record where the time of a call went that is over."""
+        try:
+            if self._tracing is not None:
+                self._tracing.stages(submission)
+        except Exception:  # whatever telemetry does, calls are answered
+            logger.exception("a call could not be traced")
 
     def abandon(self, submission: Submission) -> bool:
         """Nobody waits for this call any more; its rows in the queue die. Returns whether it is idle already."""
@@ -520,6 +545,7 @@ class Batcher:
             if self._engine.pin(queued.lease):
                 self._queue.push(queued.lane, queued, row.n_tokens)
             else:
+                self._metrics.misses.inc()
                 self._waiting.add(queued.lane, queued, self._batches)
 
     def _after_load(self, waited: list[_Queued], lender: _Queued, error: ServerError | None) -> None:
@@ -589,9 +615,25 @@ class Batcher:
         n_tokens = sum(queued.row.n_tokens for queued in batch)
         self._metrics.tokens.inc(n_tokens)
         self._metrics.batch_tokens.observe(n_tokens)
+        self._metrics.batch_fill.observe(n_tokens / self._limits.budget_tokens)
+        with self._span_of(batch, n_tokens, len(lanes)) as span:
+            return self._run_apart(batch, lanes, span)
+
+    def _span_of(self, batch: list[_Queued], n_tokens: int, n_adapters: int) -> "BatchSpan | NoSpan":
+        if self._tracing is None:
+            return NO_SPAN
+        calls = [queued.submission for queued in batch]
+        try:
+            return self._tracing.batch(calls, rows=len(batch), tokens=n_tokens, adapters=n_adapters) or NO_SPAN
+        except Exception:  # whatever telemetry does, rows are run
+            logger.exception("a batch could not be traced")
+            return NO_SPAN
+
+    def _run_apart(self, batch: list[_Queued], lanes: set[str], span: "BatchSpan | NoSpan") -> Sequence[Outcome]:
         try:
             return self._run_once(batch)
-        except Exception:
+        except Exception as error:
+            span.fail(error)
             logger.exception("a batch of %d rows, %d adapters failed; trying each alone", len(batch), len(lanes))
         outcomes: dict[int, Outcome] = {}
         for lane in lanes:
@@ -608,7 +650,9 @@ class Batcher:
             return [EngineFailedError("the engine failed on this adapter's rows")] * len(rows)
 
     def _run_once(self, rows: list[_Queued]) -> Sequence[Outcome]:
-        return _checked(self._engine.run([queued.row for queued in rows]), len(rows), "results")
+        with self._metrics.device_s.time():
+            outcomes = self._engine.run([queued.row for queued in rows])
+        return _checked(outcomes, len(rows), "results")
 
     # ---- bookkeeping -----------------------------------------------------------------------------------------------
 

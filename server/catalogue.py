@@ -155,6 +155,12 @@ class Catalogue:
         with self._database.read() as connection:
             return set(connection.scalars(select(versions.c.sha256).where(_IS_KEPT).distinct()))
 
+    def configs(self, name: str) -> dict[int, str | None]:
+        """The configuration of every kept version of a name, as JSON; None where it was never readable."""
+        with self._database.read() as connection:
+            query = select(versions.c.version, versions.c.config).where(versions.c.name == name, _IS_KEPT)
+            return {row.version: row.config for row in connection.execute(query)}
+
     def without_config(self) -> set[str]:
         """The content of kept versions whose configuration was never written down."""
         with self._database.read() as connection:

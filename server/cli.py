@@ -3,6 +3,7 @@
     serve                                                         `server.cli_serve`
     classify                                                      `server.cli_classify`
     push list show activate rollback split rm export sync         `server.cli_adapters`
+    stats                                                         `server.cli_stats`
     keys                                                          `server.cli_keys`
     train eval inspect import to-peft                             `adakron.cli`, which needs no server
     keys create list revoke                                       `server.cli_keys`
@@ -23,7 +24,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from server import cli_adapters, cli_backup, cli_bench, cli_classify, cli_doctor
+from server import cli_adapters, cli_backup, cli_bench, cli_classify, cli_doctor, cli_stats
 from server.cli_bench import PASSED_ON
 from server.cli_errors import INTERRUPTED, USAGE, CommandError, complain, explain
 
@@ -70,6 +71,7 @@ def _app() -> typer.Typer:
     _mount(app, "serve")
     cli_classify.add_commands(app)
     cli_adapters.add_commands(app)
+    cli_stats.add_commands(app)
     for verb in [verb for verb in _ARGPARSE if verb != "serve"]:
         _mount(app, verb)
     cli_backup.add_commands(app)

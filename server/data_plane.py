@@ -8,6 +8,7 @@ and the other replicas say.
 
 import asyncio
 import logging
+import platform
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, replace
@@ -34,6 +35,9 @@ from server.replica import Replica, ReplicaStatus
 from server.service import Service
 from server.settings import Settings
 from server.tally import Count
+from server.telemetry.environment import open_tracing
+from server.telemetry.logs import AccessLog
+from server.telemetry.served import ServedCounts
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +65,18 @@ class DataPlane:
         )
         self._probed_at_s = float("-inf")
         self._probe: asyncio.Task[bool] | None = None
-        self.metrics = Metrics()
+        self.metrics = Metrics(named_adapters=settings.metrics_adapters)
         self.metrics.watch(engine.residency)
+        self.metrics.describe(_build(engine))
+        served = ServedCounts()
         self.keys = KeyRing(settings.open_keys(), may_be_open=settings.is_loopback)
         self.rates = RateLimits(settings.rate_limit_rows, redis_url=settings.redis_url)
         self._cors = settings.cors
-        self.replica = Replica(engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned)
+        self._access = AccessLog(settings.access_log)
+        self._tracing = open_tracing(replica_id)
+        self.replica = Replica(
+            engine, catalogue, blobs, replica_id=replica_id, pinned=settings.pinned, on_activated=served.begin
+        )
         self.service = Service(
             engine,
             self.replica,
@@ -74,6 +84,8 @@ class DataPlane:
             queue_limit_tokens=QUEUE_BATCHES * self._budget_tokens,
             queue_limit_rows=QUEUE_LIMIT_ROWS,
             metrics=self.metrics,
+            served=served,
+            tracing=self._tracing,
         )
 
     @classmethod
@@ -116,6 +128,8 @@ class DataPlane:
         await self.keys.stop()
         await self.rates.close()
         self._catalogue.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def is_ready(self) -> bool:
         """Whether rows of the backbone and of some adapters really get an answer; the finding is kept for a second."""
@@ -141,6 +155,8 @@ class DataPlane:
             collect_tallies=collect_tallies,
             gate=Gate(self.keys, self.rates, self._cors),
             cors=self._cors,
+            access=self._access,
+            tracing=self._tracing,
         )
 
     def status(self, names: Sequence[str]) -> ReplicaStatus:
@@ -199,6 +215,20 @@ class DataPlane:
         finally:
             for lease in leases:
                 lease.release()
+
+
+def _build(engine: Engine) -> dict[str, str]:
+    """What runs, as labels. The backbone by its fingerprint too: a folder's name says little."""
+    info = engine.info()
+    return {
+        "version": adakron.__version__,
+        "python": platform.python_version(),
+        "backbone": info.backbone,
+        "weights_sha256": info.fingerprint.weights_sha256[:12],
+        "device": info.device,
+        "dtype": info.dtype,
+        "kernels": info.kernels,
+    }
 
 
 def _probe_row(lease: Lease) -> Row:

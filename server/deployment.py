@@ -33,12 +33,16 @@ from server.admin_plane import Loaded, RegistryAdmin
 from server.allocator import keep_freed_memory
 from server.catalogue import Catalogue
 from server.errors import NotReadyError, OverloadedError, ServerError
-from server.metrics import merge
+from server.metrics import HttpMetrics, merge
 from server.records import Origin
 from server.registry import Registry
 from server.replica import Applied, ReplicaStatus
 from server.settings import Settings
 from server.tally import Count, joined
+from server.telemetry import logs
+from server.telemetry.environment import open_tracing
+from server.telemetry.logs import AccessLog
+from server.telemetry.served import Served
 
 if TYPE_CHECKING:
     from server.data_plane import DataPlane
@@ -75,9 +79,12 @@ class Clf:
     """A replica of the data plane."""
 
     async def __init__(self, settings: Settings, threads: int) -> None:  # type: ignore[misc]  # Ray awaits it
-        logging.basicConfig(level=settings.log_level)
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        logs.configure(
+            logs.own_stderr(), level=settings.log_level, process=replica_id, access_share=settings.access_log
+        )
         keep_freed_memory()
-        self._plane = self.open_plane(settings, serve.get_replica_context().replica_id.unique_id, threads)
+        self._plane = self.open_plane(settings, replica_id, threads)
         await self._plane.start()
         if not self._plane.rates.is_shared:
             self._counting = asyncio.create_task(self._count_replicas())
@@ -116,6 +123,10 @@ class Clf:
         """`Replica.take_uses`."""
         return self._plane.replica.take_uses()
 
+    async def served(self, name: str, versions: Sequence[int]) -> dict[int, Served]:
+        """`ServedCounts.of`."""
+        return self._plane.service.served.of(name, versions)
+
     async def info(self) -> dict[str, Any]:
         """`DataPlane.info`."""
         return self._plane.info()
@@ -150,6 +161,9 @@ class Clf:
         texts = dict([await self.metrics_text()])
         handle = serve.get_deployment_handle("Clf", app_name=CLF)
         texts.update(text for text in await _broadcast(handle, "metrics_text") if isinstance(text, tuple))
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError, RayServeException):
+            admin: DeploymentHandle[Any] = serve.get_deployment_handle("Admin", app_name=ADMIN)
+            texts[ADMIN] = await asyncio.wait_for(admin.metrics_text.remote(), COLLECT_WITHIN_S)
         return merge(texts)
 
     async def _collect_tallies(self, sha256s: Collection[str] | None) -> dict[str, Count]:
@@ -175,7 +189,9 @@ class Admin:
     """The admin plane."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
-        logging.basicConfig(level=settings.log_level)
+        logs.configure(logs.own_stderr(), level=settings.log_level, process=ADMIN, access_share=settings.access_log)
+        self._metrics = HttpMetrics()
+        self._access = AccessLog(settings.access_log)
         os.nice(ADMIN_NICENESS)
         catalogue = Catalogue(
             settings.catalogue, is_writer=True, quota=settings.quota, keep_versions=settings.keep_versions
@@ -192,7 +208,19 @@ class Admin:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         gate = Gate(self._keys, RateLimits(None), self._cors)
-        return _OneRequestId(make_admin_app(self._registry, gate, self._cors))
+        app = make_admin_app(
+            self._registry,
+            gate,
+            self._cors,
+            metrics=self._metrics,
+            access=self._access,
+            tracing=open_tracing(ADMIN),
+        )
+        return _OneRequestId(app)
+
+    async def metrics_text(self) -> bytes:
+        """The metrics of this process."""
+        return self._metrics.render()
 
     async def load(self, name: str, version: int | None, may_replace: bool, origin: Origin) -> Loaded | Exception:
         """`AdminPlane.load`; a refusal is returned, as `Clf.prove` does."""
@@ -253,6 +281,10 @@ class _ReplicasByHandle:
 
     async def take_uses(self) -> list[dict[str, int]]:
         answers = await _broadcast(self._handle, "take_uses")
+        return [answer for answer in answers if isinstance(answer, dict)]
+
+    async def served(self, name: str, versions: Sequence[int]) -> list[dict[int, Served]]:
+        answers = await _broadcast(self._handle, "served", name, versions)
         return [answer for answer in answers if isinstance(answer, dict)]
 
 

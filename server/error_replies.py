@@ -33,6 +33,7 @@ from typing_extensions import TypedDict
 
 from adakron import errors as adakron_errors
 from server.errors import MethodNotAllowedError, RouteNotFoundError, ServerError
+from server.telemetry.notes import current_notes
 from server.validation import invalid_request
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,9 @@ def error_reply(error: Exception, scope: Scope) -> Response:
     """The complete reply for an error on the request in `scope`; logs what is a bug of ours."""
     known = as_server_error(error)
     request_id = request_id_of(scope)
+    notes = current_notes()
+    if notes is not None:
+        notes.error = known.code
     if known.status == 500:
         logger.error("request %s failed", request_id, exc_info=error)
     headers = {

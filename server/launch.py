@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -30,6 +30,9 @@ from server.catalogue import Catalogue
 from server.errors import ServerError
 from server.seed import seed, shipped_adapters, write_down_configs
 from server.settings import Settings
+from server.telemetry import logs
+from server.telemetry.environment import TracingError, check_exporters, wanted_exporters
+from server.telemetry.follower import following
 
 READY_WITHIN_S = 60.0
 END_WITHIN_S = 5.0
@@ -54,6 +57,7 @@ class StartError(Exception):
 
 def serve(settings: Settings) -> int:
     """Run until SIGINT or SIGTERM. Returns 0 then, and 2 with one line on stderr if it could not start."""
+    logs.configure(logs.LineStream(_log_writer(settings)), level=settings.log_level, process="launcher")
     try:
         with _interrupted_by_signals(), state.locked(settings.state_dir):
             _run(settings)
@@ -91,6 +95,7 @@ def _run(settings: Settings) -> None:
     if not uses_haproxy and not settings.plain:
         _say("No HAProxy here: Ray's Python proxy takes the requests, which is slower.")
     _check_ports(settings, uses_haproxy)
+    exporters = _trace_exporters()
     _say("Checking the backbone and the stored adapters ...")
     _prepare_state(settings)
     gpus = _count_gpus(settings)
@@ -108,19 +113,30 @@ def _run(settings: Settings) -> None:
 
     try:
         try:
-            logs = deployment.start(settings, replicas=replicas, threads=threads, gpus=min(1.0, gpus / replicas))
+            session = deployment.start(settings, replicas=replicas, threads=threads, gpus=min(1.0, gpus / replicas))
         except Exception as error:  # Ray raises anything, plain Exception among them
             raise StartError(f"the replicas could not start: {_first_line(error)}; see {_log_folder()}") from error
         with _interrupted_by_signals():  # again: Ray has put a handler of its own there
             _await_ready(_url(settings))
-            _announce(settings, logs, deployment.info())
-            while True:
-                signal.pause()
+            _announce(settings, session, deployment.info(), exporters)
+            with following(Path(session) / "logs", _log_writer(settings)):
+                while True:
+                    signal.pause()
     finally:
         with _handling_signals(signal.SIG_IGN):
             _say("Stopping ...")
             deployment.stop()
             processes.end_descendants(grace_s=END_WITHIN_S)
+
+
+def _trace_exporters() -> tuple[str, ...]:
+    """Those that OTEL_* variables ask for. Raises StartError where one is not installed."""
+    try:
+        exporters = wanted_exporters()
+        check_exporters(exporters)
+    except TracingError as error:
+        raise StartError(str(error)) from error
+    return exporters
 
 
 def _check_ports(settings: Settings, uses_haproxy: bool) -> None:
@@ -188,7 +204,7 @@ def _await_ready(url: str) -> None:
         time.sleep(0.1)
 
 
-def _announce(settings: Settings, logs: str, info: dict[str, Any]) -> None:
+def _announce(settings: Settings, session: str, info: dict[str, Any], exporters: Sequence[str]) -> None:
     url = _url(settings)
     has_keys = info["access"] == "keys"
     count = info["names"]
@@ -196,7 +212,9 @@ def _announce(settings: Settings, logs: str, info: dict[str, Any]) -> None:
     _say("Runs:  {backbone} on {device} in {dtype}, {path} tokens, {kernels} kernels".format(**info["engine"]))
     _say(f"Keys:  {KEYS_NEEDED if has_keys else OPEN}")
     _say(f"Try:   {example_call(url, _examples(settings), has_keys=has_keys)}")
-    _say(f"Logs:  {logs}/logs")
+    if exporters:
+        _say(f"Traces: {', '.join(exporters)}, as OTEL_* variables ask for")
+    _say(f"Logs:  stderr; those of Ray: {session}/logs")
     _say("Stop:  Ctrl-C, or SIGTERM to this process")
 
 
@@ -262,6 +280,14 @@ def _first_line(error: Exception) -> str:
 
 def _log_folder() -> Path:
     return Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "session_latest" / "logs"
+
+
+def _log_writer(settings: Settings) -> Callable[[str], None]:
+    """What prints a line of the log: as it is, or as text."""
+    is_terminal = sys.stderr.isatty()
+    is_text = settings.log_format == "text" or (settings.log_format == "auto" and is_terminal)
+    render: Callable[[str], str] = logs.TextRenderer(colors=is_terminal) if is_text else str
+    return lambda line: print(render(line), file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

@@ -29,6 +29,7 @@ from server.records import Addition, Change, Entry, Event, Listed, Once, Origin,
 from server.replica import Applied, ReplicaStatus
 from server.shadow import VERDICTS
 from server.split import Split
+from server.telemetry.served import Served, joined
 from server.tidying import collect, collect_orphans
 
 # From the end of the upload to the reply; Ray gives up on a request after 25 s.
@@ -65,6 +66,10 @@ class Replicas(Protocol):
 
     async def take_uses(self) -> list[dict[str, int]]:
         """`Replica.take_uses` of those that answer."""
+        ...
+
+    async def served(self, name: str, versions: Sequence[int]) -> list[dict[int, Served]]:
+        """`ServedCounts.of` of those that answer."""
         ...
 
 
@@ -132,6 +137,20 @@ class Shown:
     last_used_at: str | None
     shadow_rows: dict[str, int] | None
     history: Sequence[Event] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the replicas that answered have served of one adapter: version -> counts, of those that were called.
+
+    configs  of every kept version; None where it was never readable
+    """
+
+    name: str
+    entry: Entry
+    served: dict[int, Served]
+    configs: dict[int, AdapterConfig | None]
+    replicas: int
 
 
 class Registry:
@@ -268,6 +287,20 @@ class Registry:
             raise unknown_adapter(name)
         history = await asyncio.to_thread(self._catalogue.history, name, HISTORY_EVENTS)
         return _shown(listed, await self._describe([name]), history)
+
+    async def traffic(self, name: str) -> Traffic:
+        """What was served of one adapter, over all replicas. Raises AdapterNotFoundError."""
+        listed = await asyncio.to_thread(self._catalogue.get, name)
+        if listed is None:
+            raise unknown_adapter(name)
+        written = await asyncio.to_thread(self._catalogue.configs, name)
+        configs = {number: None if text is None else AdapterConfig.from_json(text) for number, text in written.items()}
+        try:
+            asked = self._replicas.served(name, list(listed.entry.versions))
+            parts = await asyncio.wait_for(asked, DESCRIBE_WITHIN_S)
+        except TimeoutError:
+            parts = []
+        return Traffic(name, listed.entry, joined(parts), configs, len(parts))
 
     async def keep_tidy(self) -> None:
         """Remove what nothing needs, every hour, until cancelled."""

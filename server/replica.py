@@ -157,6 +157,7 @@ class Replica:
 
     replica_id  this replica's name in answers and metrics
     pinned      names whose active versions stay on the device
+    on_activated   told, from any thread, that another version of a name is active from now on
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Replica:
         *,
         replica_id: str,
         pinned: Collection[str] = (),
+        on_activated: Callable[[str, int], None] = lambda name, version: None,
         poll_interval_s: float = POLL_INTERVAL_S,
     ) -> None:
         self.replica_id = replica_id
@@ -174,6 +176,7 @@ class Replica:
         self._catalogue = catalogue
         self._blobs = blobs
         self._pinned = frozenset(pinned)
+        self._on_activated = on_activated
         self._poll_interval_s = poll_interval_s
         self._table: Snapshot = EMPTY
         self._announced: set[str] = set()
@@ -427,7 +430,10 @@ class Replica:
                 self._offer(sha256)
         self._engine.keep(_active(table, self._pinned))
         before = self._table.generation
+        activated = [] if is_start else _activated(self._table, table)
         self._table = table
+        for name, version in activated:
+            self._on_activated(name, version)
         departures = [self._engine.remove(sha256) for sha256 in self._announced - needed]
         self._announced &= needed
         for sha256 in self._broken.keys() - needed:
@@ -509,6 +515,15 @@ def _active(table: Snapshot, names: Iterable[str]) -> list[str]:
     """The content of the versions that answer for these names, in their order; a name that does not is left out."""
     entries = [table.adapters[name] for name in names if name in table.adapters]
     return [entry.versions[entry.active].sha256 for entry in entries if entry.active is not None]
+
+
+def _activated(before: Snapshot, after: Snapshot) -> list[tuple[str, int]]:
+    """Names whose active version is another one, and which it is."""
+    return [
+        (name, entry.active)
+        for name, entry in after.adapters.items()
+        if entry.active is not None and ((former := before.adapters.get(name)) is None or former.active != entry.active)
+    ]
 
 
 def _pinned_version(entry: Entry, reference: Reference) -> int | None:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from adakron import Result, Row
 from server.access.caller import current_caller
@@ -40,6 +40,12 @@ from server.schemas import (
     TextInput,
 )
 from server.shadow import Shadows
+from server.telemetry.no_span import NO_SPAN
+from server.telemetry.notes import current_notes
+from server.telemetry.served import ServedCounts
+
+if TYPE_CHECKING:  # installed only where traces are wanted
+    from server.telemetry.tracing import Tracing
 
 MAX_TIMEOUT_S = 20.0
 DEFAULT_GRACE_S = 10.0
@@ -100,6 +106,8 @@ class Service:
     """The data plane of one process. All methods belong to one event loop.
 
     queue_limit_tokens, queue_limit_rows   what may wait before calls are refused with 429; see `batcher.Limits`
+    served   where what is answered is counted by version; shadows and probes are not
+    tracing  what makes spans, where traces are wanted
     """
 
     def __init__(
@@ -111,10 +119,14 @@ class Service:
         queue_limit_tokens: int,
         queue_limit_rows: int = 4096,
         metrics: Metrics,
+        served: ServedCounts | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.metrics = metrics
+        self._tracing = tracing
+        self.served = served or ServedCounts()
         self._resolver = resolver
-        self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics)
+        self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics, tracing)
         self.tally = self._batcher.tally
         self.shadows = Shadows(resolver.lease, self._run_shadow, metrics)
 
@@ -142,7 +154,8 @@ class Service:
         """
         plan = _plan(request)
         await current_caller().charge(len(plan.rows))
-        deadline_s = time.monotonic() + timeout_s
+        began_s = time.monotonic()
+        deadline_s = began_s + timeout_s
         adapters: dict[str, Resolved] = {}
         submission: Submission | None = None
         limit = asyncio.timeout(timeout_s)
@@ -153,9 +166,10 @@ class Service:
 
         try:
             async with limit:
-                for reference, param in plan.references.items():
-                    adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
-                unreadable = await self._read(adapters)
+                with NO_SPAN if self._tracing is None else self._tracing.span("adakron.resolve"):
+                    for reference, param in plan.references.items():
+                        adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
+                    unreadable = await self._read(adapters)
                 places = [n for n, reference in enumerate(plan.adapter_of_row) if reference not in unreadable]
                 if not places:
                     raise next(iter(unreadable.values()))
@@ -172,19 +186,19 @@ class Service:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            self._count(plan, adapters, None, None)
+            self._count(plan, adapters, began_s)
             raise DeadlineExceededError(
                 f"not answered within {timeout_s:g} s", hint="send fewer texts, or try again when less is going on"
             ) from error
         except ServerError:
-            self._count(plan, adapters, None, None)
+            self._count(plan, adapters, began_s)
             raise
         finally:
             _release_when_idle(release, submission)
         stages = submission.stages()
         for histogram, seconds in zip(self.metrics.call_stages_s, stages, strict=True):
             histogram.observe(seconds)
-        self._count(plan, adapters, outcomes, stages)
+        self._count(plan, adapters, began_s, outcomes, stages)
         self._shadow(plan, adapters, outcomes)
         return _classified(plan, request, adapters, outcomes, stages)
 
@@ -229,22 +243,35 @@ class Service:
                 self.shadows.compare(adapter.name, adapter.shadow, rows, answers)
 
     def _count(
-        self, plan: "_Plan", adapters: dict[str, Resolved], outcomes: Sequence[Outcome] | None, stages: Stages | None
+        self,
+        plan: "_Plan",
+        adapters: dict[str, Resolved],
+        began_s: float,
+        outcomes: Sequence[Outcome] = (),
+        stages: Stages | None = None,
     ) -> None:
-        """Into the tally: one call of each adapter. outcomes None: all its rows failed with the call."""
-        if outcomes is not None and len(adapters) == 1:
-            [only] = adapters.values()
-            n_failed = count_failed(outcomes)
-            self.tally.answered(only.sha256, len(outcomes) - n_failed, n_failed, stages)
-            return
+        """One call of each adapter. Without outcomes, all its rows failed with the call."""
+        seconds = time.monotonic() - began_s
         failed = Counter(plan.adapter_of_row)
-        good: Counter[str] = Counter()
-        for named, outcome in zip(plan.adapter_of_row, outcomes or (), strict=False):
+        good: dict[str, list[Result]] = {reference: [] for reference in adapters}
+        for named, outcome in zip(plan.adapter_of_row, outcomes, strict=False):
             if isinstance(outcome, Result):
-                good[named] += 1
-                failed[named] -= 1
+                good[named].append(outcome)
+        notes = current_notes()
+        if notes is not None:
+            notes.rows = len(plan.rows)
+            notes.failed_rows = len(plan.rows) - sum(map(len, good.values()))
+            notes.stages_s = stages
+            notes.adapters = len(adapters)
+            if len(adapters) == 1:
+                [only] = adapters.values()
+                notes.adapter = f"{only.name}@{only.version}"
         for reference, adapter in adapters.items():
-            self.tally.answered(adapter.sha256, good[reference], failed[reference], stages)
+            results = good[reference]
+            n_failed = failed[reference] - len(results)
+            self.tally.answered(adapter.sha256, len(results), n_failed, stages)
+            self.served.note(adapter.name, adapter.version, results, n_failed, seconds)
+            self.metrics.adapters.figures_of(adapter.name).count(len(results), n_failed, seconds)
 
     async def _resolve(self, reference: str, param: str, min_generation: int | None, route_key: str | None) -> Resolved:
         parsed = parse_reference(reference, param=param)

@@ -19,6 +19,7 @@ from server.errors import InvalidRequestError
 from server.names import check_name
 from server.records import Quota
 from server.remote_blobs import open_blobs
+from server.telemetry.busiest import NAMED_ADAPTERS
 
 ENV_PREFIX = "ADAKRON_"
 _HOST = re.compile(r"[0-9A-Za-z:.\-]{1,253}")
@@ -92,7 +93,19 @@ class Settings(BaseSettings):
     )
     adapters_dir: Path | None = Field(None, description="folder of adapters to start with (default: the shipped ones)")
     plain: bool = Field(False, description="Ray's Python proxy instead of HAProxy: slower, runs anywhere")
+    metrics_adapters: int = Field(
+        NAMED_ADAPTERS, ge=0, le=1000, description="adapters that /metrics names, the busiest; the others count as one"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="least severity logged")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="form of the log on stderr; auto is text on a terminal, else JSON"
+    )
+    access_log: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of requests that are logged, from 0 to 1; those answered with 5xx always are",
+    )
 
     @property
     def catalogue(self) -> str:

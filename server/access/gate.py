@@ -25,6 +25,7 @@ from server.access.keys import Scope as KeyScope
 from server.access.loopback import check_from_here
 from server.error_replies import reply_headers
 from server.errors import ForbiddenError, UnauthenticatedError
+from server.telemetry.notes import current_notes
 
 PUBLIC = frozenset(
     # What balancers ask; and the page that asks for a key, which is the same on every server.
@@ -142,7 +143,11 @@ def _put_before(route: BaseRoute, gate: Gate, needed: Needed) -> None:
     inner = route.handle
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        with acting_for(await gate.admit(scope, needed)):
+        caller = await gate.admit(scope, needed)
+        notes = current_notes()
+        if notes is not None:
+            notes.key_id = caller.key_id
+        with acting_for(caller):
             await inner(scope, receive, send)
 
     # The one method that every kind of route is entered by, an included router's and the framework's own among them.

@@ -69,6 +69,7 @@ class AsyncAdaKron:
     ready = _awaited(calls.ready)
     page = _awaited(calls.page)
     adapter = _awaited(calls.adapter)
+    stats = _awaited(calls.stats)
     put = _awaited(calls.put)
     put_many = _awaited(calls.put_many)
     activate = _awaited(calls.activate)

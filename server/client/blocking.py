@@ -80,6 +80,7 @@ class AdaKron:
     ready = _blocking(calls.ready)
     page = _blocking(calls.page)
     adapter = _blocking(calls.adapter)
+    stats = _blocking(calls.stats)
     put = _blocking(calls.put)
     put_many = _blocking(calls.put_many)
     activate = _blocking(calls.activate)

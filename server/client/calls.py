@@ -26,6 +26,7 @@ from server.client.replies import (
     Result,
     RowFailure,
     SplitDone,
+    StatsReply,
     outcomes_of,
     results_of,
 )
@@ -117,6 +118,11 @@ def page(limit: int = 200, cursor: str | None = None) -> Flow[Page]:
 def adapter(name: str) -> Flow[AdapterReply]:
     """One adapter with its versions, configuration and history."""
     return cast(AdapterReply, json_of((yield Request("GET", _path(name)))))
+
+
+def stats(name: str) -> Flow[StatsReply]:
+    """What each version of an adapter served: calls, rows, latencies, labels, and drift from its reference."""
+    return cast(StatsReply, json_of((yield Request("GET", f"{_path(name)}/stats"))))
 
 
 def put(name: str, artefact: bytes | Path, *, activate: bool = True, if_match: int | None = None) -> Flow[PutReply]:

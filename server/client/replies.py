@@ -140,6 +140,50 @@ class AdapterReply(AdapterFacts):
     history: list[EventReply]
 
 
+class LabelServed(TypedDict):
+    """How often a label was answered, its share of the rows, and its share in the training data."""
+
+    label: str
+    rows: int
+    share: float | None
+    reference: float | None
+
+
+class DriftReply(TypedDict):
+    """How far the labels are from the reference: population stability index, and Jensen-Shannon distance (0 to 1)."""
+
+    psi: float
+    jensen_shannon: float
+
+
+class VersionStats(TypedDict):
+    """What one version served, over all replicas; `requests` and `rows` hold good and failed ones.
+
+    `since` is None, and everything 0 or None, where it was never called; `drift` is None for the `drift_reason`.
+    """
+
+    version: int
+    sha256: str
+    active: bool
+    since: str | None
+    requests: dict[str, int]
+    rows: dict[str, int]
+    latency_seconds: dict[str, float | None]
+    labels: list[LabelServed]
+    withheld: int
+    drift: DriftReply | None
+    drift_reason: str | None
+
+
+class StatsReply(TypedDict):
+    """What an adapter served, by version. `replicas`: how many answered for it."""
+
+    name: str
+    active: int | None
+    replicas: int
+    versions: list[VersionStats]
+
+
 class ActivateReply(TypedDict):
     """What a name answers with from now on. `lagging` names replicas that have not followed yet."""
 

@@ -18,6 +18,7 @@ from server.catalogue import Catalogue
 from server.database import sqlite_url
 from server.registry import Registry, Replicas
 from server.replica import Applied, Replica, ReplicaStatus
+from server.telemetry.served import Served, ServedCounts
 
 FINGERPRINT = "0" * 64
 
@@ -139,6 +140,7 @@ class LocalReplicas(Replicas):
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = list(replicas)
         self.deaf: set[str] = set()
+        self.counts: list[ServedCounts] = []
         self.before_prove: Callable[[], Any] = lambda: asyncio.sleep(0)
 
     async def prove(self, sha256: str) -> dict[str, Any]:
@@ -156,6 +158,9 @@ class LocalReplicas(Replicas):
 
     async def take_uses(self) -> list[dict[str, int]]:
         return [r.take_uses() for r in self.replicas if r.replica_id not in self.deaf]
+
+    async def served(self, name: str, versions: Sequence[int]) -> list[dict[int, Served]]:
+        return [counts.of(name, versions) for counts in self.counts]
 
 
 def with_broken_tensor(adapter: Adapter) -> bytes:

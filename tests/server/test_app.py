@@ -18,6 +18,7 @@ from server.metrics import Metrics
 from server.schemas import MAX_BODY_BYTES, parse_classify_request
 from server.service import Service
 from server.tally import Count
+from server.telemetry.logs import AccessLog
 from tests.server.stub_adapters import INFO, StubAdapters, StubAdmin
 from tests.server.stub_engine import StubEngine, StubResolver, config_of
 
@@ -30,6 +31,8 @@ class Bench:
         gate: Gate | None = None,
         cors: Sequence[str] = (),
         admin_openapi: Callable[[], dict[str, Any]] = lambda: ADMIN_OPENAPI,
+        access: AccessLog | None = None,
+        tracing: Any = None,
     ) -> None:
         self.engine = StubEngine()
         self.resolver = StubResolver(self.engine)
@@ -40,6 +43,7 @@ class Bench:
             queue_limit_tokens=10_000,
             queue_limit_rows=300,
             metrics=Metrics(),
+            tracing=tracing,
         )
         self.ready: bool | Exception = True
         self.app = make_app(
@@ -53,6 +57,8 @@ class Bench:
             collect_tallies=self.collect_tallies,
             gate=gate,
             cors=cors,
+            access=access,
+            tracing=tracing,
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 

@@ -58,7 +58,10 @@ EVERY_FLAG: dict[str, Any] = {
     "tenant_bytes": 1_000_000,
     "cors_origins": "https://app.example.org",
     "adapters_dir": Path("/tmp/y"),
+    "metrics_adapters": 7,
     "log_level": "DEBUG",
+    "log_format": "text",
+    "access_log": 0.25,
 }
 
 

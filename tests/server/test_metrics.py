@@ -25,10 +25,45 @@ def test_two_of_them_count_apart_and_neither_globally() -> None:
     assert not any(family.name.startswith("adakron") for family in REGISTRY.collect())
 
 
-def test_no_metric_has_an_adapter_as_a_label() -> None:
+def test_adapters_are_named_up_to_a_limit() -> None:
+    own = Metrics(named_adapters=2)
+    for name in ("a", "b", "c", "d"):
+        own.adapters.figures_of(name).count(3, 1, 0.25)
+    own.adapters.figures_of("a").count(0, 1, 9.0)
+    seen = samples(own.render())
+    assert {dict(labels)["adapter"] for _, labels in seen if "adapter" in dict(labels)} == {"a", "b", "_other"}
+    assert seen["adakron_adapter_requests_total", (("adapter", "a"), ("outcome", "failed"))] == 1
+    assert seen["adakron_adapter_requests_total", (("adapter", "_other"), ("outcome", "good"))] == 2
+    assert seen["adakron_adapter_rows_total", (("adapter", "b"), ("outcome", "good"))] == 3
+    assert seen["adakron_adapter_request_seconds_sum", (("adapter", "a"),)] == 0.25
+    assert seen["adakron_adapter_request_seconds_count", (("adapter", "_other"),)] == 2
+
+
+def test_no_other_metric_has_an_adapter_as_a_label() -> None:
     own = Metrics()
     for metric in vars(own).values():
         assert "adapter" not in getattr(metric, "_labelnames", ())
+
+
+def test_the_build_and_the_process_are_there() -> None:
+    own = Metrics()
+    own.describe({"version": "0.1.0", "device": "cpu"})
+    merged = samples(merge({"r1": own.render()}))
+    assert merged["adakron_build_info", (("device", "cpu"), ("replica", "r1"), ("version", "0.1.0"))] == 1
+    assert merged["process_resident_memory_bytes", (("replica", "r1"),)] > 0
+
+
+def test_names_keep_to_the_conventions() -> None:
+    """Base units; counters end in _total, and nothing else does; help for every family."""
+    own = Metrics()
+    own.watch(lambda: Residency())
+    own.describe({"version": "0.1.0"})
+    for family in text_string_to_metric_families(own.render().decode()):
+        assert family.documentation
+        assert family.name.startswith(("adakron_", "process_"))
+        totals = {sample.name.endswith("_total") for sample in family.samples}
+        assert totals <= {family.type == "counter"}, family.name
+        assert not family.name.endswith(("_ms", "_milliseconds", "_percent", "_mb", "_kb"))
 
 
 def test_merge_labels_every_sample_with_its_replica() -> None:
@@ -47,8 +82,8 @@ def test_merge_loses_no_sample_and_no_bucket() -> None:
     own = Metrics()
     own.batch_rows.observe(7)
     own.requests.labels("/v1/classify", "200").inc()
-    before = samples(own.render())
-    merged = samples(merge({"r1": own.render()}))
+    text = own.render()
+    before, merged = samples(text), samples(merge({"r1": text}))
     assert merged == {
         (name, tuple(sorted([*labels, ("replica", "r1")]))): value for (name, labels), value in before.items()
     }

@@ -22,10 +22,12 @@ from server.client import (
     UnreachableError,
     replies,
 )
+from server.telemetry.served import ServedCounts
 from tests.server.client.conftest import Caller
 from tests.server.client.promises import holds
 from tests.server.fakes import tiny_adapter, with_broken_tensor
 from tests.server.in_process import Answer, broken, status
+from tests.server.telemetry.test_served import result
 
 ONE, TWO = tiny_adapter(1), tiny_adapter(2)
 
@@ -344,3 +346,16 @@ def test_an_answer_with_too_few_rows_is_no_answer(call: Caller) -> None:
     call.server.wire.first = [short]
     with pytest.raises(UnexpectedAnswerError):
         call("classify_many", ["a", "b"], "sst2")
+
+
+def test_what_an_adapter_served(call: Caller) -> None:
+    call("put", "x", ONE.to_bytes())
+    counts = ServedCounts()
+    call.server.house.replicas.counts = [counts]
+    assert holds(replies.StatsReply, call("stats", "x"))
+    counts.note("x", 1, [result(0.9, 0.1)] * 200, 0, 0.01)
+    reply = call("stats", "x")
+    assert holds(replies.StatsReply, reply)
+    assert reply["versions"][0]["rows"] == {"good": 200, "failed": 0}
+    with pytest.raises(NotFoundError):
+        call("stats", "nothing")

@@ -1,0 +1,1 @@
+"""What the server tells of itself beside its answers: figures, traces, logs, and a dashboard over them."""
