@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from adakron.artefact import Adapter
-from adakron.attachment import attach, attach_trained, attached, detach
+from adakron.attachment import attach, attach_trained, detach
 from adakron.backbone import Backbone
 from adakron.config import Pooling, ProblemType
 from adakron.errors import ConfigError
@@ -55,12 +55,18 @@ class Classifier(nn.Module):
         """Ids, mask (1 for a token) and types [B, T], labels [B] or [B, L] -> logits [B, L] float32, loss a scalar."""
         kinds = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kinds).last_hidden_state
-        logits = self.head(pool(hidden, attention_mask, self.pooling, self._pooler[0])).float()
+        logits = self.logits(hidden, attention_mask)
         if labels is None:
             return {"logits": logits}
-        return {"loss": self._loss(logits, labels), "logits": logits}
+        return {"loss": self.loss(logits, labels), "logits": logits}
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's last hidden state [B, T, D] and the mask [B, T] -> [B, L] float32."""
+        logits: Tensor = self.head(pool(hidden, attention_mask, self.pooling, self._pooler[0])).float()
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over rows: logits [B, L], labels [B] or [B, L] -> a scalar."""
         if self.problem_type == "regression":
             return F.mse_loss(logits[:, 0], labels.float())
         if self.problem_type == "multi_label_classification":
@@ -122,7 +128,7 @@ def _cast_frozen_linears(encoder: PreTrainedModel) -> None:
 def adapter_tensors(model: Classifier, first_layer: int) -> dict[str, Tensor]:
     """The artefact's tensors, float32, experts averaged."""
     tensors = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
-    for layer, adapter in enumerate(attached(model.encoder), start=first_layer):
+    for layer, adapter in enumerate(model.adapters, start=first_layer):
         for name, tensor in adapter.merged().state_dict().items():
             tensors[f"layers.{layer}.{name}"] = tensor
     return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
