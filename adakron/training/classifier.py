@@ -18,7 +18,7 @@ from adakron.backbone import Backbone
 from adakron.config import Pooling, ProblemType
 from adakron.errors import ConfigError
 from adakron.heads import LinearHead, RobertaHead, make_head, pool
-from adakron.module import AdaKron
+from adakron.module import AdaKron, MAdaKron
 from adakron.text import TextOrPair, tokenise
 from adakron.training.recipe import Recipe
 
@@ -72,6 +72,10 @@ class Classifier(nn.Module):
         if self.problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.float())
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+
+    def layer_adapters(self) -> list[AdaKron | MAdaKron]:
+        """The adapters, first layer first."""
+        return [module for module in self.adapters if isinstance(module, AdaKron | MAdaKron)]
 
     def trainable(self) -> dict[str, Tensor]:
         """Copies of the parameters being trained, by name."""
@@ -128,7 +132,7 @@ def _cast_frozen_linears(encoder: PreTrainedModel) -> None:
 def adapter_tensors(model: Classifier, first_layer: int) -> dict[str, Tensor]:
     """The artefact's tensors, float32, experts averaged."""
     tensors = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
-    for layer, adapter in enumerate(model.adapters, start=first_layer):
+    for layer, adapter in enumerate(model.layer_adapters(), start=first_layer):
         for name, tensor in adapter.merged().state_dict().items():
             tensors[f"layers.{layer}.{name}"] = tensor
     return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
