@@ -22,7 +22,7 @@ TEXTS = ["the good word", "down", "no people my over know water than call", "hot
 
 
 @pytest.mark.parametrize(("method", "drawn"), [("madakron-partial", ("a2",)), ("madakron-full", ("a1", "a2"))])
-async def test_trained_experts_are_served_as_their_average(method, drawn, tmp_path: Path, state_dir: Path) -> None:
+async def test_trained_experts_are_served_as_their_average(method, drawn, tmp_path: Path) -> None:
     data = load_task(str(save_task(tmp_path / "weather", "single", 48, 16)))
     backbone, lr = tiny_backbone(), 0.05
     recipe = Recipe("w", method=method, experts=3, bottleneck=12, max_length=24, dtype="float32", lr=lr, epochs=2)
@@ -50,7 +50,8 @@ async def test_trained_experts_are_served_as_their_average(method, drawn, tmp_pa
     tolerance = 1e-5 * max(1.0, float(np.abs(averaged).max()))
     np.testing.assert_allclose(np.stack(answers), averaged, rtol=0, atol=tolerance)
 
-    async with in_process_server(state_dir) as (_, client):
+    (tmp_path / "state").mkdir()
+    async with in_process_server(tmp_path / "state") as (_, client):
         (await client.put("/v1/adapters/weather", content=file.read_bytes())).raise_for_status()
         reply = await client.post("/v1/classify", json={"adapter": "weather", "inputs": TEXTS, "top_k": None})
     scores = [{entry["label"]: entry["score"] for entry in row["scores"]} for row in reply.json()["results"]]

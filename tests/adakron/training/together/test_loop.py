@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def tasks(task_folder) -> dict[str, TaskData]:
-    return {kind: load_task(str(task_folder(kind))) for kind in KINDS}
+    return {kind: load_task(str(task_folder(kind)), max_rows=48) for kind in KINDS}
 
 
 def lanes_of(backbone, data: dict[str, TaskData], **changes) -> list[Lane]:
@@ -71,8 +71,8 @@ def test_a_whole_training_side_by_side_is_that_of_each_adapter_alone(first_layer
 
 @pytest.mark.parametrize("kind", ["single", "value"])
 def test_a_lane_takes_the_steps_that_the_trainer_takes(kind, task_folder) -> None:
-    data, backbone = load_task(str(task_folder(kind))), tiny_backbone()
-    settings = recipe(kind, batch=96, epochs=6, weight_decay=0.1, warmup=0.3)  # whole epochs: any order is the same
+    data, backbone = load_task(str(task_folder(kind)), max_rows=48), tiny_backbone()
+    settings = recipe(kind, batch=48, epochs=4, weight_decay=0.1, warmup=0.3)  # whole epochs: any order is the same
     ours = lane(backbone, settings, data)
     side_by_side(backbone).run([ours])
     ours.restore_best()
@@ -97,7 +97,7 @@ def test_nan_in_one_adapter_ends_it_alone_and_says_where(task_folder) -> None:
         return lanes, training.ended
 
     (sound, _), (lanes, ended) = run(broken=False), run(broken=True)
-    assert lanes[1].failure == "the loss became nan in step 1 of 16"
+    assert lanes[1].failure == "the loss became nan in step 1 of 8"
     assert [one.failure for one in (lanes[0], *lanes[2:])] == [None] * 3
     assert sorted(ended) == sorted(KINDS)
     for place in (0, 2, 3):
