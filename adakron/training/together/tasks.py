@@ -53,7 +53,7 @@ def entries(sources: Sequence[str], file: Path | None = None) -> list[Entry]:
             known = found.get(name)
             found[name] = _entry(name, table, file, known.source if known else None)
     for name in found:
-        if not name or Path(name).name != name or not name.isprintable():
+        if name in ("", "..") or Path(name).name != name or not name.isprintable():
             raise ConfigError(f"name: expected one that can name a folder; found {name!r}", key="name")
     return list(found.values())
 
@@ -86,13 +86,13 @@ def _tables(file: Path) -> dict[str, Any]:
 
 def _entry(name: str, table: object, file: Path, source: str | None) -> Entry:
     if not isinstance(table, dict):
-        raise DataError(f"{file}: expected a table for each adapter; found {name} = {str(table)[:40]!r}")
+        raise DataError(f"{file}: expected a table for each adapter; found {name} = {str(table)[:40]}")
     settings = {key: value for key, value in table.items() if key not in ("data", "about", "examples")}
     if "name" in settings:
         raise ConfigError(f"{file}: [{name}] is the adapter's name already", key="name")
     for key in ("data", "about", "examples"):
         if not isinstance(table.get(key, ""), str):
-            raise DataError(f"{file}: [{name}]: expected text for {key}; found {str(table[key])[:40]!r}")
+            raise DataError(f"{file}: [{name}]: expected text for {key}; found {str(table[key])[:40]}")
     if "data" in table:
         beside = file.parent / table["data"]
         source = str(beside) if beside.is_dir() else table["data"]
