@@ -161,7 +161,7 @@ def _import(parsed: argparse.Namespace) -> int:
     from adakron.importing.authors import convert
     from adakron.importing.checkpoint import read_checkpoint
 
-    _quiet_libraries()
+    quiet_libraries()
     checkpoint = read_checkpoint(path / "pytorch_model.bin" if path.is_dir() else path)
     made = convert(
         checkpoint,
