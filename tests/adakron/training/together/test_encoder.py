@@ -61,6 +61,17 @@ def test_rows_of_several_adapters_get_each_their_own(family: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+def test_what_lies_below_is_not_computed_again() -> None:
+    backbone, ran = tiny_backbone(), []
+    batch = batch_of(backbone)
+    encoder = SharedEncoder(backbone.model)
+    hidden = encoder.below(batch, 2)
+    for depth, layer in enumerate(backbone.model.encoder.layer):
+        layer.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
+    encoder.above(hidden, batch, 2, [Segment(slice(0, 5), adapters(2))], is_training=False)
+    assert ran == [2]
+
+
 def test_below_drops_nothing_and_above_does_in_training() -> None:
     backbone = tiny_backbone()
     for module in backbone.model.modules():
