@@ -1,4 +1,4 @@
-"""The verbs that need no server: train, eval, inspect, import, to-peft.
+"""The verbs that need no server: train, train-many, eval, inspect, import, to-peft.
 
 Exit codes: 0 done, 1 refused or failed (one line on stderr, with a hint where there is one), 2 wrong usage,
 130 interrupted. Heavy modules are imported by the verb that needs them.
@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
+from adakron.cli_many import add_train_many
 from adakron.errors import AdaKronError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     adders = {
         "train": add_train,
+        "train-many": add_train_many,
         "eval": add_eval,
         "inspect": add_inspect,
         "import": add_import,
@@ -51,18 +53,18 @@ def run(verb: Verb, parsed: argparse.Namespace) -> int:
     try:
         return verb(parsed)
     except AdaKronError as error:
-        _complain(str(error), error.hint)
+        complain(str(error), error.hint)
         return 1
     except ModuleNotFoundError as error:
         if error.name not in _TRAINING_EXTRA:
             raise
-        _complain(f"this verb needs the package {error.name}", 'pip install "adakron[train]"')
+        complain(f"this verb needs the package {error.name}", 'pip install "adakron[train]"')
         return 1
     except OSError as error:
-        _complain(f"{error.filename or 'input/output'}: {error.strerror or error}", None)
+        complain(f"{error.filename or 'input/output'}: {error.strerror or error}", None)
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted", None)
+        complain("interrupted", None)
         return 130
 
 
@@ -125,7 +127,8 @@ def add_to_peft(subparsers: Verbs) -> None:
     parser.set_defaults(run=_to_peft)
 
 
-def _complain(message: str, hint: str | None) -> None:
+def complain(message: str, hint: str | None) -> None:
+    """One line on stderr."""
     line = " ".join(message.split())
     print(f"adakron: {line}{f' ({hint})' if hint else ''}", file=sys.stderr)
 
@@ -158,7 +161,7 @@ def _import(parsed: argparse.Namespace) -> int:
     from adakron.importing.authors import convert
     from adakron.importing.checkpoint import read_checkpoint
 
-    _quiet_libraries()
+    quiet_libraries()
     checkpoint = read_checkpoint(path / "pytorch_model.bin" if path.is_dir() else path)
     made = convert(
         checkpoint,
@@ -244,11 +247,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--work", metavar="DIR", help="where finished baselines are kept and found again (OUT/baselines)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what the data is and stop")
-    _add_recipe(parser.add_argument_group("settings, each with its default"))
+    add_recipe(parser.add_argument_group("settings, each with its default"))
     parser.set_defaults(run=_train)
 
 
-def _add_recipe(group: "argparse._ArgumentGroup") -> None:
+def add_recipe(group: "argparse._ArgumentGroup", without: Sequence[str] = ()) -> None:
     """One flag a field of Recipe; a flag that is not given leaves no trace, so that --like can fill it."""
     import types
     from typing import Literal, Union, get_origin, get_type_hints
@@ -257,6 +260,8 @@ def _add_recipe(group: "argparse._ArgumentGroup") -> None:
 
     hints = get_type_hints(Recipe)
     for item in fields(Recipe):
+        if item.name in without:
+            continue
         kind: Any = hints[item.name]
         if get_origin(kind) in (Union, types.UnionType):
             kind = next(part for part in get_args(kind) if part is not type(None))
@@ -289,7 +294,7 @@ def _train(parsed: argparse.Namespace) -> int:
     from adakron.training.run import full_fine_tuning, linear_probe, train_adapter
     from adakron.training.statistics import measure
 
-    _quiet_libraries()
+    quiet_libraries()
     recipe, about = _recipe(parsed)
     examples = _examples(parsed)
     data = load_task(
@@ -335,7 +340,7 @@ def _recipe(parsed: argparse.Namespace) -> "tuple[Recipe, About]":
         before = read_settings(Path(parsed.like))
         base, about = before.recipe.to_dict(), before.about
     if parsed.about:
-        about = About.from_dict(_json_object(Path(parsed.about)))
+        about = About.from_dict(json_object(Path(parsed.about)))
     base.setdefault("name", Path(parsed.data).name)
     return Recipe.from_dict(base | given), about
 
@@ -344,16 +349,20 @@ def _examples(parsed: argparse.Namespace) -> "list[TextOrPair] | None":
     """Golden texts of --examples, or of --like's expected.json where it has one."""
     beside = Path(parsed.like) / "expected.json" if parsed.like else None
     path = Path(parsed.examples) if parsed.examples else beside if beside and beside.is_file() else None
-    if path is None:
-        return None
-    rows = _json_object(path).get("examples")
+    return None if path is None else golden_texts_in(path)
+
+
+def golden_texts_in(path: Path) -> "list[TextOrPair]":
+    """The texts of a file like expected.json. Raises DataError."""
+    rows = json_object(path).get("examples")
     try:
         return [row["text"] if row.get("text_pair") is None else (row["text"], row["text_pair"]) for row in rows or []]
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected examples with text and text_pair") from error
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -363,7 +372,8 @@ def _json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """Leave the terminal to what the verbs say."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights; training has its own
@@ -383,7 +393,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 def _eval(parsed: argparse.Namespace) -> int:
     from adakron.training.evaluation import evaluate
 
-    _quiet_libraries()
+    quiet_libraries()
     found = evaluate(Path(parsed.path), parsed.data, parsed.backbone, parsed.device, parsed.dtype)
     if parsed.json:
         print(json.dumps(found))

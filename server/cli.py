@@ -6,6 +6,7 @@
     stats                                                         `server.cli_stats`
     keys                                                          `server.cli_keys`
     train eval inspect import to-peft                             `adakron.cli`, which needs no server
+    train-many                                                    `adakron.cli_many`, which needs none either
     keys create list revoke                                       `server.cli_keys`
     backup restore                                                `server.cli_backup`
     doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
@@ -32,6 +33,7 @@ from server.cli_errors import INTERRUPTED, USAGE, CommandError, complain, explai
 _ARGPARSE = {
     "serve": ("server.cli_serve", "add_commands", "Serve adapters over HTTP."),
     "train": ("adakron.cli", "add_train", "Train an adapter on labelled text."),
+    "train-many": ("adakron.cli_many", "add_train_many", "Train several adapters side by side on one backbone."),
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),

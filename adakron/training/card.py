@@ -186,8 +186,17 @@ def _training(recipe: Recipe, found: Mapping[str, Any]) -> str:
             f"`adakron train --like {out} --data {data} --out runs/{recipe.name}` repeats it with the same golden "
             f"examples. {adapter['epochs']:g} epochs, the weights after {adapter['best_epoch']:g} kept. AdamW, weight "
             f"decay {recipe.weight_decay:g}, {recipe.schedule} schedule with a warm-up of {recipe.warmup:.0%}, "
-            f"seed {recipe.seed}.",
+            f"seed {recipe.seed}.{_beside(adapter.get('beside', 0))}",
         ]
+    )
+
+
+def _beside(others: int) -> str:
+    if not others:
+        return ""
+    return (
+        f" It was trained beside {others} other{'s' if others > 1 else ''} by `adakron train-many`, in one process: "
+        "alone, the same settings draw other batches and other dropout."
     )
 
 

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from adakron.artefact import Adapter
-from adakron.attachment import attach, attach_trained, attached, detach
+from adakron.attachment import attach, attach_trained, detach
 from adakron.backbone import Backbone
 from adakron.config import Pooling, ProblemType
 from adakron.errors import ConfigError
 from adakron.heads import LinearHead, RobertaHead, make_head, pool
-from adakron.module import AdaKron
+from adakron.module import AdaKron, MAdaKron
 from adakron.text import TextOrPair, tokenise
 from adakron.training.recipe import Recipe
 
@@ -55,17 +55,27 @@ class Classifier(nn.Module):
         """Ids, mask (1 for a token) and types [B, T], labels [B] or [B, L] -> logits [B, L] float32, loss a scalar."""
         kinds = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kinds).last_hidden_state
-        logits = self.head(pool(hidden, attention_mask, self.pooling, self._pooler[0])).float()
+        logits = self.logits(hidden, attention_mask)
         if labels is None:
             return {"logits": logits}
-        return {"loss": self._loss(logits, labels), "logits": logits}
+        return {"loss": self.loss(logits, labels), "logits": logits}
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's last hidden state [B, T, D] and the mask [B, T] -> [B, L] float32."""
+        logits: Tensor = self.head(pool(hidden, attention_mask, self.pooling, self._pooler[0])).float()
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over rows: logits [B, L], labels [B] or [B, L] -> a scalar."""
         if self.problem_type == "regression":
             return F.mse_loss(logits[:, 0], labels.float())
         if self.problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.float())
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+
+    def layer_adapters(self) -> list[AdaKron | MAdaKron]:
+        """The adapters, first layer first."""
+        return [module for module in self.adapters if isinstance(module, AdaKron | MAdaKron)]
 
     def trainable(self) -> dict[str, Tensor]:
         """Copies of the parameters being trained, by name."""
@@ -122,7 +132,7 @@ def _cast_frozen_linears(encoder: PreTrainedModel) -> None:
 def adapter_tensors(model: Classifier, first_layer: int) -> dict[str, Tensor]:
     """The artefact's tensors, float32, experts averaged."""
     tensors = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
-    for layer, adapter in enumerate(attached(model.encoder), start=first_layer):
+    for layer, adapter in enumerate(model.layer_adapters(), start=first_layer):
         for name, tensor in adapter.merged().state_dict().items():
             tensors[f"layers.{layer}.{name}"] = tensor
     return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}

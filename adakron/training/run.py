@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import set_seed
 
@@ -84,21 +85,33 @@ def train_adapter(recipe: Recipe, data: TaskData, metric: str, examples: Sequenc
     Raises DataError for an unfit example, BackboneError, ConfigError, and FormatError if training ended in NaN.
     """
     started = time.monotonic()
-    backbone = _load(recipe)
-    texts = _examples(backbone, data, examples)
+    backbone = load_backbone(recipe)
+    texts = golden_texts(backbone, data, examples)
+    model = new_adapter(backbone, recipe, data)
+    outcome = fit(model, backbone, data, recipe, Schedule(recipe.lr, recipe.epochs, recipe.weight_decay), metric)
+    fresh = to_float32(load_backbone(recipe))  # training left hooks and bfloat16 weights in the other
+    adapter, scores = exported(model, recipe, data, texts, fresh)
+    return Trained(adapter, scores, outcome, time.monotonic() - started)
+
+
+def new_adapter(backbone: Backbone, recipe: Recipe, data: TaskData) -> Classifier:
+    """The classifier before its first step, as the seed draws it; its adapters are attached to the backbone."""
     set_seed(recipe.seed)
     model = adapter_classifier(backbone, recipe, len(data.label_names), data.problem_type)
     _start_at_mean(model, data)
-    outcome = fit(model, backbone, data, recipe, Schedule(recipe.lr, recipe.epochs, recipe.weight_decay), metric)
-    config = adapter_config(recipe, data, backbone)
+    return model
+
+
+def exported(
+    model: Classifier, recipe: Recipe, data: TaskData, texts: Sequence[TextOrPair], fresh: Backbone
+) -> tuple[Adapter, dict[str, float]]:
+    """The artefact with `texts` as golden examples, and its scores on validation, both by the float32 `fresh`."""
+    config = adapter_config(recipe, data, fresh)
     tensors = adapter_tensors(model, recipe.first_layer)
-    fresh = to_float32(_load(recipe))  # training left hooks and bfloat16 weights in the other
-    bare = Adapter.build(config, tensors)
-    golden = reference_logits(fresh, bare, texts, batch=1)
+    golden = reference_logits(fresh, Adapter.build(config, tensors), texts, batch=1)
     expected = [_example(text, row.tolist()) for text, row in zip(texts, golden, strict=True)]
     adapter = Adapter.build(config, tensors, expected)
-    logits = reference_logits(fresh, adapter, texts_of(data.validation))
-    return Trained(adapter, _scores(logits, data), outcome, time.monotonic() - started)
+    return adapter, _scores(reference_logits(fresh, adapter, texts_of(data.validation)), data)
 
 
 def adapter_config(recipe: Recipe, data: TaskData, backbone: Backbone) -> AdapterConfig:
@@ -126,7 +139,7 @@ def full_fine_tuning(recipe: Recipe, data: TaskData, metric: str, work: Path) ->
     if (finished := _finished(work / "full.json", key)) is not None:
         return finished
     started = time.monotonic()
-    backbone = _load(recipe)
+    backbone = load_backbone(recipe)
     set_seed(recipe.seed)
     model = full_classifier(backbone, recipe, len(data.label_names), data.problem_type)
     _start_at_mean(model, data)
@@ -150,22 +163,34 @@ def linear_probe(recipe: Recipe, data: TaskData, metric: str, work: Path) -> dic
     key = _key("probe", recipe, data)
     if (finished := _finished(work / "probe.json", key)) is not None:
         return finished
-    backbone = to_float32(_load(recipe))
+    backbone = to_float32(load_backbone(recipe))
+    train = pooled_features(backbone, recipe, texts_of(data.train))
+    validation = pooled_features(backbone, recipe, texts_of(data.validation))
+    return _finish(work / "probe.json", key, fit_probe(train, validation, data, metric))
+
+
+def pooled_features(backbone: Backbone, recipe: Recipe, texts: Sequence[TextOrPair]) -> NDArray[np.float32]:
+    """What a linear probe sees [N, D]: the pooled last hidden state of the encoder without adapter."""
     width = backbone.hidden_size
     identity = LinearHead(width, width, dropout=0.0)
     identity.load_state_dict({"weight": torch.eye(width), "bias": torch.zeros(width)})
     features = Classifier(
-        backbone.model, nn.ModuleList(), identity, backbone.pooler, recipe.pooling, data.problem_type
+        backbone.model, nn.ModuleList(), identity, backbone.pooler, recipe.pooling, "regression"
     ).eval()
-    train = forward_texts(features, backbone, texts_of(data.train), recipe.max_length)
-    validation = forward_texts(features, backbone, texts_of(data.validation), recipe.max_length)
+    return forward_texts(features, backbone, texts, recipe.max_length)
+
+
+def fit_probe(
+    train: NDArray[np.float32], validation: NDArray[np.float32], data: TaskData, metric: str
+) -> dict[str, Any]:
+    """Scores and strength of the best probe on features [N, D] of the task's rows, in their order."""
     mean, deviation = train.mean(0), train.std(0) + 1e-6
     train, validation = (train - mean) / deviation, (validation - mean) / deviation
     tried = [
         {"scores": _scores(_probe_logits(train, validation, data, strength), data), "strength": strength}
         for strength in PROBE_STRENGTHS
     ]
-    return _finish(work / "probe.json", key, max(tried, key=lambda result: result["scores"][metric]))
+    return max(tried, key=lambda result: result["scores"][metric])
 
 
 def _probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, strength: float) -> np.ndarray:
@@ -189,7 +214,8 @@ def _probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, str
     return logits
 
 
-def _load(recipe: Recipe) -> Backbone:
+def load_backbone(recipe: Recipe) -> Backbone:
+    """The recipe's backbone. Raises ConfigError if the recipe's rows are longer than it takes, BackboneError."""
     backbone = Backbone.load(recipe.backbone)
     if recipe.max_length > backbone.max_length:
         raise ConfigError(
@@ -212,7 +238,8 @@ def _scores(logits: np.ndarray, data: TaskData) -> dict[str, float]:
     return {name: round(value, 4) for name, value in score(logits, labels, data.problem_type, data.label_names).items()}
 
 
-def _examples(backbone: Backbone, data: TaskData, texts: Sequence[TextOrPair] | None) -> list[TextOrPair]:
+def golden_texts(backbone: Backbone, data: TaskData, texts: Sequence[TextOrPair] | None) -> list[TextOrPair]:
+    """`texts`, or general ones, if they may become golden examples. Raises DataError where they may not."""
     chosen = list(texts) if texts is not None else list(DEFAULT_PAIR_EXAMPLES if data.takes_pair else DEFAULT_EXAMPLES)
     if not 1 <= len(chosen) <= MAX_EXAMPLES:
         raise DataError(f"examples: expected 1 to {MAX_EXAMPLES}; found {len(chosen)}")

@@ -133,7 +133,7 @@ def test_help_of_serve_names_every_flag(capsys: pytest.CaptureFixture[str]) -> N
 
 
 VERBS = {
-    *("serve", "classify", "keys", "train", "eval", "inspect", "doctor", "bench"),
+    *("serve", "classify", "keys", "train", "train-many", "eval", "inspect", "doctor", "bench"),
     *("push", "list", "show", "activate", "rollback", "split", "rm", "export", "sync"),
 }
 
@@ -145,7 +145,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Exit codes" in text
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS - {"train", "eval", "inspect"}))
+@pytest.mark.parametrize("verb", sorted(VERBS - {"train", "train-many", "eval", "inspect"}))
 def test_every_verb_has_help_without_heavy_imports(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     assert main([verb, "--help"]) == 0
     assert capsys.readouterr().out.startswith(("Usage: adakron ", "usage: adakron "))
