@@ -1,4 +1,4 @@
-"""The verbs that need no server: train, eval, inspect, import, to-peft.
+"""The verbs that need no server: train, eval, inspect, import, to-peft, glue.
 
 Exit codes: 0 done, 1 refused or failed (one line on stderr, with a hint where there is one), 2 wrong usage,
 130 interrupted. Heavy modules are imported by the verb that needs them.
@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
+from adakron.cli_glue import add_glue
 from adakron.errors import AdaKronError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 Verb = Callable[[argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_TRAINING_EXTRA = {"datasets", "accelerate", "sklearn", "scipy"}
+_TRAINING_EXTRA = {"datasets", "accelerate", "peft", "sklearn", "scipy"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Raises SystemExit(2) for wrong usage, SystemExit(0) for --help."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(
-        prog="adakron", description="AdaKron adapters: train, evaluate, inspect, exchange."
+        prog="adakron", description="AdaKron adapters: train, evaluate, inspect, exchange, compare."
     )
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     adders = {
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "inspect": add_inspect,
         "import": add_import,
         "to-peft": add_to_peft,
+        "glue": add_glue,
     }
     # The flags of `train` come from a recipe, whose import takes seconds: only for those who ask for it, or for all.
     for add in [adders[words[0]]] if words and words[0] in adders else adders.values():
@@ -158,7 +160,7 @@ def _import(parsed: argparse.Namespace) -> int:
     from adakron.importing.authors import convert
     from adakron.importing.checkpoint import read_checkpoint
 
-    _quiet_libraries()
+    quiet_libraries()
     checkpoint = read_checkpoint(path / "pytorch_model.bin" if path.is_dir() else path)
     made = convert(
         checkpoint,
@@ -289,7 +291,7 @@ def _train(parsed: argparse.Namespace) -> int:
     from adakron.training.run import full_fine_tuning, linear_probe, train_adapter
     from adakron.training.statistics import measure
 
-    _quiet_libraries()
+    quiet_libraries()
     recipe, about = _recipe(parsed)
     examples = _examples(parsed)
     data = load_task(
@@ -363,7 +365,8 @@ def _json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """Leave the terminal to what the verbs say."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights; training has its own
@@ -383,7 +386,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 def _eval(parsed: argparse.Namespace) -> int:
     from adakron.training.evaluation import evaluate
 
-    _quiet_libraries()
+    quiet_libraries()
     found = evaluate(Path(parsed.path), parsed.data, parsed.backbone, parsed.device, parsed.dtype)
     if parsed.json:
         print(json.dumps(found))

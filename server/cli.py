@@ -5,6 +5,7 @@
     push list show activate rollback split rm export sync         `server.cli_adapters`
     keys                                                          `server.cli_keys`
     train eval inspect import to-peft                             `adakron.cli`, which needs no server
+    glue                                                          `adakron.cli_glue`, which needs none either
     keys create list revoke                                       `server.cli_keys`
     backup restore                                                `server.cli_backup`
     doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
@@ -32,6 +33,7 @@ _ARGPARSE = {
     "serve": ("server.cli_serve", "add_commands", "Serve adapters over HTTP."),
     "train": ("adakron.cli", "add_train", "Train an adapter on labelled text."),
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
+    "glue": ("adakron.cli_glue", "add_glue", "Compare fine-tuning methods on GLUE."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
     "import": ("adakron.cli", "add_import", "Make an artefact of a checkpoint or of a folder in PEFT's layout."),

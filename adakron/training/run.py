@@ -84,21 +84,21 @@ def train_adapter(recipe: Recipe, data: TaskData, metric: str, examples: Sequenc
     Raises DataError for an unfit example, BackboneError, ConfigError, and FormatError if training ended in NaN.
     """
     started = time.monotonic()
-    backbone = _load(recipe)
+    backbone = load_backbone(recipe)
     texts = _examples(backbone, data, examples)
     set_seed(recipe.seed)
     model = adapter_classifier(backbone, recipe, len(data.label_names), data.problem_type)
-    _start_at_mean(model, data)
+    start_at_mean(model, data)
     outcome = fit(model, backbone, data, recipe, Schedule(recipe.lr, recipe.epochs, recipe.weight_decay), metric)
     config = adapter_config(recipe, data, backbone)
     tensors = adapter_tensors(model, recipe.first_layer)
-    fresh = to_float32(_load(recipe))  # training left hooks and bfloat16 weights in the other
+    fresh = to_float32(load_backbone(recipe))  # training left hooks and bfloat16 weights in the other
     bare = Adapter.build(config, tensors)
     golden = reference_logits(fresh, bare, texts, batch=1)
     expected = [_example(text, row.tolist()) for text, row in zip(texts, golden, strict=True)]
     adapter = Adapter.build(config, tensors, expected)
     logits = reference_logits(fresh, adapter, texts_of(data.validation))
-    return Trained(adapter, _scores(logits, data), outcome, time.monotonic() - started)
+    return Trained(adapter, scores_on_validation(logits, data), outcome, time.monotonic() - started)
 
 
 def adapter_config(recipe: Recipe, data: TaskData, backbone: Backbone) -> AdapterConfig:
@@ -126,14 +126,14 @@ def full_fine_tuning(recipe: Recipe, data: TaskData, metric: str, work: Path) ->
     if (finished := _finished(work / "full.json", key)) is not None:
         return finished
     started = time.monotonic()
-    backbone = _load(recipe)
+    backbone = load_backbone(recipe)
     set_seed(recipe.seed)
     model = full_classifier(backbone, recipe, len(data.label_names), data.problem_type)
-    _start_at_mean(model, data)
+    start_at_mean(model, data)
     outcome = fit(model, backbone, data, recipe, Schedule(recipe.full_lr, recipe.full_epochs, 0.01), metric)
     logits = forward_texts(model, backbone, texts_of(data.validation), recipe.max_length)
     result = {
-        "scores": _scores(logits, data),
+        "scores": scores_on_validation(logits, data),
         "lr": recipe.full_lr,
         **asdict(outcome),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -150,25 +150,35 @@ def linear_probe(recipe: Recipe, data: TaskData, metric: str, work: Path) -> dic
     key = _key("probe", recipe, data)
     if (finished := _finished(work / "probe.json", key)) is not None:
         return finished
-    backbone = to_float32(_load(recipe))
+    train, validation = probe_features(recipe, data)
+    tried = [
+        {"scores": scores_on_validation(probe_logits(train, validation, data, strength), data), "strength": strength}
+        for strength in PROBE_STRENGTHS
+    ]
+    return _finish(work / "probe.json", key, max(tried, key=lambda result: result["scores"][metric]))
+
+
+def probe_features(recipe: Recipe, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features of the frozen float32 encoder, [N, D] of the training and [M, D] of the validation rows.
+
+    Both are standardised by the mean and deviation of the training rows.
+    """
+    backbone = to_float32(load_backbone(recipe))
     width = backbone.hidden_size
     identity = LinearHead(width, width, dropout=0.0)
     identity.load_state_dict({"weight": torch.eye(width), "bias": torch.zeros(width)})
     features = Classifier(
         backbone.model, nn.ModuleList(), identity, backbone.pooler, recipe.pooling, data.problem_type
     ).eval()
+    features.to("cuda" if torch.cuda.is_available() else "cpu")
     train = forward_texts(features, backbone, texts_of(data.train), recipe.max_length)
     validation = forward_texts(features, backbone, texts_of(data.validation), recipe.max_length)
     mean, deviation = train.mean(0), train.std(0) + 1e-6
-    train, validation = (train - mean) / deviation, (validation - mean) / deviation
-    tried = [
-        {"scores": _scores(_probe_logits(train, validation, data, strength), data), "strength": strength}
-        for strength in PROBE_STRENGTHS
-    ]
-    return _finish(work / "probe.json", key, max(tried, key=lambda result: result["scores"][metric]))
+    return (train - mean) / deviation, (validation - mean) / deviation
 
 
-def _probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, strength: float) -> np.ndarray:
+def probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, strength: float) -> np.ndarray:
+    """Logits [M, L] of a linear head on features; the larger `strength`, the less it is regularised."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -189,7 +199,8 @@ def _probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, str
     return logits
 
 
-def _load(recipe: Recipe) -> Backbone:
+def load_backbone(recipe: Recipe) -> Backbone:
+    """The backbone that a recipe names. Raises ConfigError where its rows are longer than the backbone allows."""
     backbone = Backbone.load(recipe.backbone)
     if recipe.max_length > backbone.max_length:
         raise ConfigError(
@@ -199,7 +210,7 @@ def _load(recipe: Recipe) -> Backbone:
     return backbone
 
 
-def _start_at_mean(model: Classifier, data: TaskData) -> None:
+def start_at_mean(model: Classifier, data: TaskData) -> None:
     """A value far from 0 would cost the first epoch: start the output at the mean of the training values."""
     if data.problem_type != "regression":
         return
@@ -207,7 +218,8 @@ def _start_at_mean(model: Classifier, data: TaskData) -> None:
     nn.init.constant_(bias, float(np.mean([data.target(row) for row in data.train])))
 
 
-def _scores(logits: np.ndarray, data: TaskData) -> dict[str, float]:
+def scores_on_validation(logits: np.ndarray, data: TaskData) -> dict[str, float]:
+    """Every metric that applies, of logits [M, L] for the validation rows in their order."""
     labels = np.array([data.target(row) for row in data.validation])
     return {name: round(value, 4) for name, value in score(logits, labels, data.problem_type, data.label_names).items()}
 

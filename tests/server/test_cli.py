@@ -130,7 +130,7 @@ def test_help_of_serve_names_every_flag(capsys: pytest.CaptureFixture[str]) -> N
 
 
 VERBS = {
-    *("serve", "classify", "keys", "train", "eval", "inspect", "doctor", "bench"),
+    *("serve", "classify", "keys", "train", "eval", "inspect", "glue", "doctor", "bench"),
     *("push", "list", "show", "activate", "rollback", "split", "rm", "export", "sync"),
 }
 
