@@ -69,7 +69,7 @@ def _houlsby(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: 
 
 
 def _lora(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: ProblemType) -> Classifier:
-    """Rank 8 on queries and values: PEFT's own choice, but for two families unknown to it; ModernBERT fuses the keys in."""
+    """Rank 8 on queries and values, as PEFT has it by default; ModernBERT's are one matrix with the keys."""
     from peft import LoraConfig
 
     targets = _LORA_TARGETS.get(backbone.model_type)
