@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from adakron.attachment import attached
 from adakron.backbone import Backbone
 from adakron.config import ProblemType
 from adakron.errors import ConfigError
@@ -132,7 +133,7 @@ def _open_start(backbone: Backbone, recipe: Recipe, num_labels: int, problem_typ
     artefact and the count of parameters are AdaKron's.
     """
     model = adapter_classifier(backbone, recipe, num_labels, problem_type)
-    for adapter in model.adapters:
+    for adapter in attached(backbone.model):
         nn.init.ones_(adapter.a2.bias)
     return model
 
@@ -185,7 +186,7 @@ VARIANTS: Mapping[str, Method] = MappingProxyType({method.name: method for metho
 
 def method_named(name: str) -> Method:
     """Raises ConfigError with the known names."""
-    known = METHODS | VARIANTS
+    known = {**METHODS, **VARIANTS}
     if name not in known:
         raise ConfigError(f"methods: no method {name!r}", key="methods", hint=f"known: {', '.join(known)}")
     return known[name]

@@ -32,14 +32,21 @@ def conditions(results: Sequence[Result]) -> str:
     )
 
 
-def page_part(results: Sequence[Result]) -> str:
-    """The part of a page that results decide: of each suite in them its table and what it was trained on."""
+def page_part(results: Sequence[Result], picture: str) -> str:
+    """The part of a page that results decide: of each suite in them its table and what it was trained on.
+
+    picture  file name of the picture beside the page
+    """
     parts = []
     for suite in dict.fromkeys(result.suite for result in results):
         of_suite = [result for result in results if result.suite == suite]
         table = results_table(of_suite)
         warning = f"**{partial(table)}**\n\n" if partial(table) else ""
         parts += [f"Suite `{suite}`: {conditions(of_suite)}", warning + markdown(table), _rows_of(table, of_suite)]
+    if results:
+        parts.append(f"![Mean score against trainable parameters]({picture})")
+    else:
+        parts.append("No results yet.")
     return "\n\n".join([*parts, "**The paper's own table**, whole training sets:", published()])
 
 
@@ -69,9 +76,9 @@ def write_page(path: Path, results: Sequence[Result]) -> list[Path]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise DataError(f"{path}: expected the lines {BEGIN} and {END}, between which results go")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}{BEGIN}\n\n{page_part(results)}\n\n{END}{after}", encoding="utf-8")
     picture = path.with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{before}{BEGIN}\n\n{page_part(results, picture.name)}\n\n{END}{after}", encoding="utf-8")
     try:
         plot(results_table(results), picture)
     except ModuleNotFoundError:

@@ -5,6 +5,7 @@ import pytest
 
 from adakron.errors import DataError
 from adakron.training.glue.report import BEGIN, END, conditions, page_part, write_page
+from adakron.training.glue.results import ResultFile
 from adakron.training.glue.tasks import TASKS
 from tests.adakron.training.glue.made import result
 
@@ -12,13 +13,20 @@ RESULTS = [result(method, task, 0.5) for method in ("adakron", "full") for task 
 
 
 def test_the_part_says_what_is_whose() -> None:
-    text = page_part(RESULTS)
+    text = page_part(RESULTS, "glue.png")
     assert "| AdaKron r48 | 1,000 | 50.0 |" in text
     assert "**The paper's own table**" in text
     assert "| AdaKron r48 | 0.6 M | 83.5 | 91.1 | 92.0 | 87.1 | 90.8 | 61.1 | 73.8 | 89.4 | 83.6 |" in text
     assert "* RTE: 100 training rows, 60 epochs at most, 1 learning rates, 50 validation rows" in text
     assert "PARTIAL" not in text
-    assert "PARTIAL" in page_part(RESULTS[:-1])
+    assert "PARTIAL" in page_part(RESULTS[:-1], "glue.png")
+
+
+def test_the_page_of_this_project_is_what_its_results_say(project_dir: Path) -> None:
+    page = (project_dir / "docs" / "glue.md").read_text(encoding="utf-8")
+    results = ResultFile(project_dir / "docs" / "glue.jsonl").read()
+    assert f"{BEGIN}\n\n{page_part(results, 'glue.png')}\n\n{END}" in page
+    assert (project_dir / "docs" / "glue.png").is_file() == bool(results)
 
 
 def test_the_conditions_are_those_of_the_results() -> None:
