@@ -1,4 +1,4 @@
-"""The verbs that need no server: train, train-many, eval, inspect, import, to-peft.
+"""The verbs that need no server: train, train-many, eval, inspect, import, to-peft, glue.
 
 Exit codes: 0 done, 1 refused or failed (one line on stderr, with a hint where there is one), 2 wrong usage,
 130 interrupted. Heavy modules are imported by the verb that needs them.
@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
+from adakron.cli_glue import add_glue
 from adakron.cli_many import add_train_many
 from adakron.errors import AdaKronError, ConfigError, DataError
 
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 Verb = Callable[[argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_TRAINING_EXTRA = {"datasets", "accelerate", "sklearn", "scipy"}
+_TRAINING_EXTRA = {"datasets", "accelerate", "peft", "sklearn", "scipy"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Raises SystemExit(2) for wrong usage, SystemExit(0) for --help."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(
-        prog="adakron", description="AdaKron adapters: train, evaluate, inspect, exchange."
+        prog="adakron", description="AdaKron adapters: train, evaluate, inspect, exchange, compare."
     )
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     adders = {
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "inspect": add_inspect,
         "import": add_import,
         "to-peft": add_to_peft,
+        "glue": add_glue,
     }
     # The flags of `train` come from a recipe, whose import takes seconds: only for those who ask for it, or for all.
     for add in [adders[words[0]]] if words and words[0] in adders else adders.values():

@@ -7,6 +7,7 @@
     keys                                                          `server.cli_keys`
     train eval inspect import to-peft                             `adakron.cli`, which needs no server
     train-many                                                    `adakron.cli_many`, which needs none either
+    glue                                                          `adakron.cli_glue`, which needs none either
     keys create list revoke                                       `server.cli_keys`
     backup restore                                                `server.cli_backup`
     doctor, bench                                                 `server.cli_doctor`, `server.cli_bench`
@@ -35,6 +36,7 @@ _ARGPARSE = {
     "train": ("adakron.cli", "add_train", "Train an adapter on labelled text."),
     "train-many": ("adakron.cli_many", "add_train_many", "Train several adapters side by side on one backbone."),
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
+    "glue": ("adakron.cli_glue", "add_glue", "Compare fine-tuning methods on GLUE."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
     "import": ("adakron.cli", "add_import", "Make an artefact of a checkpoint or of a folder in PEFT's layout."),

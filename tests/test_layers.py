@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 RUNTIME = {"adakron", "torch", "transformers", "tokenizers", "safetensors", "numpy", "triton"}
-TRAINING = RUNTIME | {"datasets", "accelerate", "sklearn", "scipy", "tqdm"}
+TRAINING = RUNTIME | {"datasets", "accelerate", "peft", "sklearn", "scipy", "matplotlib", "tqdm"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # Of the standard library, what the method's runtime has no business with.
 NOT_FOR_THE_RUNTIME = {"asyncio", "http", "socket", "socketserver", "wsgiref"}

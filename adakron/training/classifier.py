@@ -89,6 +89,16 @@ class Classifier(nn.Module):
 def adapter_classifier(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: ProblemType) -> Classifier:
     """New adapters and a new head on the frozen backbone. Weights are drawn from torch's global generator."""
     adapters = attach(backbone.model, recipe.adakron, recipe.method, recipe.experts)
+    return tuned_classifier(backbone, recipe, num_labels, problem_type, adapters)
+
+
+def tuned_classifier(
+    backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: ProblemType, adapters: nn.ModuleList
+) -> Classifier:
+    """A new head on an encoder in which what is to be trained has been put, or set to require grad, already.
+
+    adapters  modules that act on the encoder without being part of it
+    """
     head = make_head(recipe.head, backbone.hidden_size, num_labels, recipe.dropout)
     _set_dropout(backbone.model, recipe.encoder_dropout)
     if recipe.dtype == "bfloat16":
@@ -125,7 +135,7 @@ def _set_dropout(encoder: PreTrainedModel, share: float) -> None:
 def _cast_frozen_linears(encoder: PreTrainedModel) -> None:
     """Cast once what autocast would cast in every step: it keeps its casts only of weights that require grad."""
     for module in encoder.modules():
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+        if isinstance(module, nn.Linear) and not any(p.requires_grad for p in module.parameters()):
             module.to(torch.bfloat16)
 
 

@@ -89,28 +89,37 @@ def load_task(
     source: str,
     *,
     train_splits: Sequence[str] = ("train",),
+    validation_split: str = "validation",
+    columns: Mapping[str, str] | None = None,
+    label_names: Sequence[str] | None = None,
+    skip_blank: bool = False,
     problem_type: ProblemType | None = None,
     max_rows: int | None = None,
     seed: int = 13,
 ) -> TaskData:
     """Read a folder, or, where no such folder exists, the hub data set `name` or `name:configuration`.
 
+    columns      of a hub data set: the fields text and text_pair by the names they have there
+    label_names  in index order; None: those of meta.json, or else of the training rows, sorted
+    skip_blank   leave out a hub data set's rows that have an empty text, instead of refusing them
+
     Without a validation split a tenth of train is held out, chosen by `seed`. Raises DataError with file and line.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        meta = _meta(folder)
+        meta = read_meta(folder)
         train = [row for split in train_splits for row in _read_split(folder, split)]
-        validation = _read_split(folder, "validation") if _find(folder, "validation") else []
+        validation = _read_split(folder, validation_split) if _find(folder, validation_split) else []
     else:
         meta = {}
-        train, validation = _from_hub(source, train_splits)
+        train, validation = _from_hub(source, train_splits, validation_split, columns or {}, skip_blank)
     if meta.get("regression") is True:
         problem_type = problem_type or "regression"
     problem_type = problem_type or _problem_type(train)
     train = [_converted(row, problem_type) for row in train]
     validation = [_converted(row, problem_type) for row in validation]
-    names = _label_names(train, meta.get("labels"), problem_type)
+    named = list(label_names) if label_names else meta.get("labels")
+    names = _label_names(train, named, problem_type)
     _check(train, names, problem_type)
     _check(validation, names, problem_type)
     held_out = not validation
@@ -127,7 +136,8 @@ def _find(folder: Path, split: str) -> Path | None:
     return next((path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()), None)
 
 
-def _meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of a folder's meta.json, empty where there is none. Raises DataError for one that is no object."""
     path = folder / "meta.json"
     if not path.is_file():
         return {}
@@ -275,7 +285,9 @@ def _hold_out(rows: list[LabelledRow], seed: int) -> tuple[list[LabelledRow], li
     )
 
 
-def _from_hub(source: str, train_splits: Sequence[str]) -> tuple[list[LabelledRow], list[LabelledRow]]:
+def _from_hub(
+    source: str, train_splits: Sequence[str], validation_split: str, columns: Mapping[str, str], skip_blank: bool
+) -> tuple[list[LabelledRow], list[LabelledRow]]:
     from datasets import ClassLabel, load_dataset
 
     name, _, configuration = source.partition(":")
@@ -295,8 +307,18 @@ def _from_hub(source: str, train_splits: Sequence[str]) -> tuple[list[LabelledRo
         table = splits[split]
         label = table.features.get("label")
         names = label.names if isinstance(label, ClassLabel) else None
-        records = (dict(record) | ({"label": names[record["label"]]} if names else {}) for record in table)
-        return [_row(record, f"{source} {split}:{number}") for number, record in enumerate(records, start=1)]
+        found = []
+        for number, record in enumerate(table, start=1):
+            named = {columns.get(column, column): value for column, value in record.items()}
+            if names:
+                named["label"] = names[record["label"]]
+            if not (skip_blank and _has_blank(named)):
+                found.append(_row(named, f"{source} {split}:{number}"))
+        return found
 
     train = [row for split in train_splits for row in rows(split)]
-    return train, rows("validation") if "validation" in splits else []
+    return train, rows(validation_split) if validation_split in splits else []
+
+
+def _has_blank(record: Mapping[str, Any]) -> bool:
+    return any(isinstance(text := record.get(field), str) and not text.strip() for field in ("text", "text_pair"))

@@ -98,7 +98,7 @@ def new_adapter(backbone: Backbone, recipe: Recipe, data: TaskData) -> Classifie
     """The classifier before its first step, as the seed draws it; its adapters are attached to the backbone."""
     set_seed(recipe.seed)
     model = adapter_classifier(backbone, recipe, len(data.label_names), data.problem_type)
-    _start_at_mean(model, data)
+    start_at_mean(model, data)
     return model
 
 
@@ -111,7 +111,7 @@ def exported(
     golden = reference_logits(fresh, Adapter.build(config, tensors), texts, batch=1)
     expected = [_example(text, row.tolist()) for text, row in zip(texts, golden, strict=True)]
     adapter = Adapter.build(config, tensors, expected)
-    return adapter, _scores(reference_logits(fresh, adapter, texts_of(data.validation)), data)
+    return adapter, scores_on_validation(reference_logits(fresh, adapter, texts_of(data.validation)), data)
 
 
 def adapter_config(recipe: Recipe, data: TaskData, backbone: Backbone) -> AdapterConfig:
@@ -142,11 +142,11 @@ def full_fine_tuning(recipe: Recipe, data: TaskData, metric: str, work: Path) ->
     backbone = load_backbone(recipe)
     set_seed(recipe.seed)
     model = full_classifier(backbone, recipe, len(data.label_names), data.problem_type)
-    _start_at_mean(model, data)
+    start_at_mean(model, data)
     outcome = fit(model, backbone, data, recipe, Schedule(recipe.full_lr, recipe.full_epochs, 0.01), metric)
     logits = forward_texts(model, backbone, texts_of(data.validation), recipe.max_length)
     result = {
-        "scores": _scores(logits, data),
+        "scores": scores_on_validation(logits, data),
         "lr": recipe.full_lr,
         **asdict(outcome),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -169,6 +169,18 @@ def linear_probe(recipe: Recipe, data: TaskData, metric: str, work: Path) -> dic
     return _finish(work / "probe.json", key, fit_probe(train, validation, data, metric))
 
 
+def probe_features(recipe: Recipe, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features of the frozen float32 encoder, [N, D] of the training and [M, D] of the validation rows.
+
+    Both are standardised by the mean and deviation of the training rows.
+    """
+    backbone = to_float32(load_backbone(recipe))
+    return _standardised(
+        pooled_features(backbone, recipe, texts_of(data.train)),
+        pooled_features(backbone, recipe, texts_of(data.validation)),
+    )
+
+
 def pooled_features(backbone: Backbone, recipe: Recipe, texts: Sequence[TextOrPair]) -> NDArray[np.float32]:
     """What a linear probe sees [N, D]: the pooled last hidden state of the encoder without adapter."""
     width = backbone.hidden_size
@@ -177,23 +189,29 @@ def pooled_features(backbone: Backbone, recipe: Recipe, texts: Sequence[TextOrPa
     features = Classifier(
         backbone.model, nn.ModuleList(), identity, backbone.pooler, recipe.pooling, "regression"
     ).eval()
+    features.to("cuda" if torch.cuda.is_available() else "cpu")
     return forward_texts(features, backbone, texts, recipe.max_length)
+
+
+def _standardised(train: NDArray[np.float32], validation: NDArray[np.float32]) -> tuple[np.ndarray, np.ndarray]:
+    mean, deviation = train.mean(0), train.std(0) + 1e-6
+    return (train - mean) / deviation, (validation - mean) / deviation
 
 
 def fit_probe(
     train: NDArray[np.float32], validation: NDArray[np.float32], data: TaskData, metric: str
 ) -> dict[str, Any]:
     """Scores and strength of the best probe on features [N, D] of the task's rows, in their order."""
-    mean, deviation = train.mean(0), train.std(0) + 1e-6
-    train, validation = (train - mean) / deviation, (validation - mean) / deviation
+    train, validation = _standardised(train, validation)
     tried = [
-        {"scores": _scores(_probe_logits(train, validation, data, strength), data), "strength": strength}
+        {"scores": scores_on_validation(probe_logits(train, validation, data, strength), data), "strength": strength}
         for strength in PROBE_STRENGTHS
     ]
     return max(tried, key=lambda result: result["scores"][metric])
 
 
-def _probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, strength: float) -> np.ndarray:
+def probe_logits(train: np.ndarray, validation: np.ndarray, data: TaskData, strength: float) -> np.ndarray:
+    """Logits [M, L] of a linear head on features; the larger `strength`, the less it is regularised."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -225,7 +243,7 @@ def load_backbone(recipe: Recipe) -> Backbone:
     return backbone
 
 
-def _start_at_mean(model: Classifier, data: TaskData) -> None:
+def start_at_mean(model: Classifier, data: TaskData) -> None:
     """A value far from 0 would cost the first epoch: start the output at the mean of the training values."""
     if data.problem_type != "regression":
         return
@@ -233,7 +251,8 @@ def _start_at_mean(model: Classifier, data: TaskData) -> None:
     nn.init.constant_(bias, float(np.mean([data.target(row) for row in data.train])))
 
 
-def _scores(logits: np.ndarray, data: TaskData) -> dict[str, float]:
+def scores_on_validation(logits: np.ndarray, data: TaskData) -> dict[str, float]:
+    """Every metric that applies, of logits [M, L] for the validation rows in their order."""
     labels = np.array([data.target(row) for row in data.validation])
     return {name: round(value, 4) for name, value in score(logits, labels, data.problem_type, data.label_names).items()}
 

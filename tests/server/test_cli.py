@@ -133,7 +133,7 @@ def test_help_of_serve_names_every_flag(capsys: pytest.CaptureFixture[str]) -> N
 
 
 VERBS = {
-    *("serve", "classify", "keys", "train", "train-many", "eval", "inspect", "doctor", "bench"),
+    *("serve", "classify", "keys", "train", "train-many", "eval", "inspect", "glue", "doctor", "bench"),
     *("push", "list", "show", "activate", "rollback", "split", "rm", "export", "sync"),
 }
 

@@ -1,0 +1,96 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adakron.training.glue import runner
+from adakron.training.glue.results import ResultFile
+from adakron.training.glue.runner import describe, run_suite
+from adakron.training.glue.suites import SUITES, changed
+
+
+@pytest.fixture
+def suite(backbone_folder: Path):
+    small = changed(SUITES["full"], backbone=str(backbone_folder), tasks=["sst2"], max_rows=24, epochs=1)
+    return replace(small, base=replace(small.base, max_length=24, bottleneck=12), selection=8)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(suite, glue_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    suite = replace(suite, methods=("adakron", "probe", "full"))
+    out, train = tmp_path / "results.jsonl", runner._train
+
+    def stops(run, data):
+        if run.method.name == "full":
+            raise KeyboardInterrupt
+        return train(run, data)
+
+    monkeypatch.setattr(runner, "_train", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(suite, str(glue_folder), out, quiet)
+    before = ResultFile(out).read()
+    assert [result.method for result in before] == ["adakron", "probe"]
+
+    trained = []
+    monkeypatch.setattr(runner, "_train", lambda run, data: trained.append(run.method.name) or train(run, data))
+    results = run_suite(suite, str(glue_folder), out, quiet)
+    assert trained == ["full"]
+    assert results[:2] == before
+    assert [result.method for result in results] == ["adakron", "probe", "full"]
+    assert run_suite(suite, str(glue_folder), out, quiet) == results
+    assert trained == ["full"]
+
+
+def test_other_settings_or_rows_are_another_run(suite, glue_folder: Path, tmp_path: Path) -> None:
+    suite = replace(suite, methods=("probe",))
+    out = tmp_path / "results.jsonl"
+    others = (suite, replace(suite, attempts=2), replace(suite, max_rows=16), changed(suite, seeds=(5,)))
+    keys = {result.key for other in others for result in run_suite(other, str(glue_folder), out, quiet)}
+    assert len(keys) == len(ResultFile(out).read()) == 4
+
+
+def test_a_result_says_what_was_done(suite, glue_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    (result,) = run_suite(replace(suite, methods=("adakron",)), str(glue_folder), tmp_path / "r.jsonl", said.append)
+    assert result.rows == {"train": 24, "validation": 24, "selection": 8, "note": None}
+    assert result.parameters == {"method": 3 * (7 * 21 + 20 * 13), "head": 42}
+    assert set(result.scores) >= {"accuracy", "f1", "matthews"}
+    assert result.training["epochs"] == 1.0
+    assert result.config["lr"] == 2e-3
+    assert "dtype" not in result.config
+    assert result.hardware["dtype"] in ("float32", "bfloat16")
+    assert said[0] == "[1/1] AdaKron r12 on SST-2, lr 0.002, seed 13, 24 rows"
+    assert said[1].startswith("[1/1] accuracy ")
+
+
+def test_the_probe_reads_the_encoder_once_for_all_its_attempts(
+    suite, glue_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    asked = []
+    features = runner.probe_features
+    monkeypatch.setattr(runner, "probe_features", lambda *a: asked.append(1) or features(*a))
+    suite = replace(suite, methods=("probe",), attempts=3, tasks=("sst2", "stsb"))
+    results = run_suite(suite, str(glue_folder), tmp_path / "r.jsonl", quiet)
+    assert len(results) == 6
+    assert len(asked) == 2
+    assert {result.parameters["method"] for result in results} == {0}
+
+
+def test_learnable_rows_are_learnt(suite, tmp_path: Path) -> None:
+    """A word says the label: whoever stays at chance does not train."""
+    from tests.adakron.training.glue.conftest import save_glue
+
+    data = save_glue(tmp_path / "glue", train=96, validation=32)
+    methods, rates = ("pfeiffer", "lora", "probe"), dict.fromkeys(("pfeiffer", "lora"), 2e-2)
+    suite = replace(suite, methods=methods, rates=rates, max_rows=None, epochs={"": 8}, selection=None)
+    results = run_suite(suite, str(data), tmp_path / "r.jsonl", quiet)
+    assert {result.method: result.scores["accuracy"] > 0.75 for result in results} == dict.fromkeys(methods, True)
+
+
+def test_runs_are_described_by_what_sets_them_apart() -> None:
+    said = {describe(run) for run in changed(SUITES["full"], attempts=2).plan()}
+    assert len(said) == 6 * 8 * 2
+    assert "linear probe on MRPC, strength 10, seed 13" in said
