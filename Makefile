@@ -40,8 +40,9 @@ ifneq ($(strip $(ARGS)),)
 else
 	@test -n "$$ADAKRON_DATA_DIR" || { echo "make: ADAKRON_DATA_DIR must name the folder of labelled text" >&2; exit 1; }
 	@for folder in adapters/*/; do \
-		name=$$(basename $$folder); \
-		$(BIN)/python -m adakron train --like $$folder --data $$ADAKRON_DATA_DIR/$$name --out runs/$$name || exit 1; \
+		name=$$(basename $$folder); data=$$ADAKRON_DATA_DIR/$$name; \
+		if test -f $$folder/task.json; then data=$$folder/task.json; fi; \
+		$(BIN)/python -m adakron train --like $$folder --data $$data --out runs/$$name || exit 1; \
 	done
 endif
 

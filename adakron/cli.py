@@ -1,4 +1,4 @@
-"""The verbs that need no server: train, train-many, eval, inspect, import, to-peft, glue.
+"""The verbs that need no server: train, train-many, eval, calibrate, inspect, zoo, import, to-peft, glue.
 
 Exit codes: 0 done, 1 refused or failed (one line on stderr, with a hint where there is one), 2 wrong usage,
 130 interrupted. Heavy modules are imported by the verb that needs them.
@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": add_train,
         "train-many": add_train_many,
         "eval": add_eval,
+        "calibrate": add_calibrate,
         "inspect": add_inspect,
+        "zoo": add_zoo,
         "import": add_import,
         "to-peft": add_to_peft,
         "glue": add_glue,
@@ -80,12 +82,26 @@ def add_eval(subparsers: Verbs) -> None:
     _add_eval(subparsers.add_parser("eval", help="score an adapter on labelled text", allow_abbrev=False))
 
 
+def add_calibrate(subparsers: Verbs) -> None:
+    """Add the verb."""
+    _add_calibrate(
+        subparsers.add_parser("calibrate", help="fit an adapter's temperature on labelled text", allow_abbrev=False)
+    )
+
+
 def add_inspect(subparsers: Verbs) -> None:
     """Add the verb."""
     inspect = subparsers.add_parser("inspect", help="say what an artefact is, or why it is none", allow_abbrev=False)
     inspect.add_argument("path", metavar="FILE|FOLDER")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
+
+
+def add_zoo(subparsers: Verbs) -> None:
+    """Add the verb."""
+    zoo = subparsers.add_parser("zoo", help="write the cards and the table of a folder of adapters", allow_abbrev=False)
+    zoo.add_argument("path", metavar="FOLDER")
+    zoo.set_defaults(run=_zoo)
 
 
 def add_import(subparsers: Verbs) -> None:
@@ -231,6 +247,7 @@ _RECIPE_HELP = {
     "patience": "stop after so many epochs without a better score",
     "seed": "of everything random",
     "dtype": "of the matrix products",
+    "abstain_below": "score below which the adapter gives no label",
     "full_lr": "learning rate of the full fine-tuning of --baselines",
     "full_epochs": "its epochs",
 }
@@ -238,7 +255,7 @@ _RECIPE_HELP = {
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", required=True, help="folder, or hub data set as owner/name or owner/name:configuration"
+        "--data", required=True, help="folder, task file, or hub data set as owner/name or owner/name:configuration"
     )
     parser.add_argument("--out", help="folder to write (runs/NAME)")
     parser.add_argument("--like", metavar="FOLDER", help="take settings and golden texts from a folder trained before")
@@ -289,17 +306,18 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 
 def _train(parsed: argparse.Namespace) -> int:
     from adakron.backbone import Backbone
+    from adakron.training.calibration import calibrate_trained
     from adakron.training.card import write_card
-    from adakron.training.data import load_task
     from adakron.training.metrics import choose_metric
     from adakron.training.records import results, settings, write_folder
     from adakron.training.run import full_fine_tuning, linear_probe, train_adapter
     from adakron.training.statistics import measure
+    from adakron.training.task_file import is_task_file, load_data
 
     quiet_libraries()
     recipe, about = _recipe(parsed)
     examples = _examples(parsed)
-    data = load_task(
+    data = load_data(
         parsed.data,
         train_splits=recipe.train_splits,
         problem_type=recipe.problem_type,
@@ -307,6 +325,8 @@ def _train(parsed: argparse.Namespace) -> int:
         seed=recipe.seed,
     )
     metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
+    if recipe.abstain_below is not None and data.problem_type == "regression":
+        raise DataError("abstain_below: a regression gives a value and no label that could be withheld")
     print(f"{recipe.name}: {data.problem_type}, best epoch by {metric}")
     backbone = Backbone.load(recipe.backbone)
     print("\n".join(measure(data, backbone.tokenizer, recipe.max_length).lines()), flush=True)
@@ -315,6 +335,8 @@ def _train(parsed: argparse.Namespace) -> int:
     out = Path(parsed.out or f"runs/{recipe.name}")
     out.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     trained = train_adapter(recipe, data, metric, examples)
+    print("calibration", flush=True)
+    trained, measured = calibrate_trained(trained, recipe, data)
     baselines: dict[str, dict[str, Any]] = {}
     if parsed.baselines:
         work = Path(parsed.work) if parsed.work else out / "baselines"
@@ -322,9 +344,12 @@ def _train(parsed: argparse.Namespace) -> int:
         baselines["linear_probe"] = linear_probe(recipe, data, metric, work)
         print("full fine-tuning", flush=True)
         baselines["full_fine_tuning"] = full_fine_tuning(recipe, data, metric, work)
-    found = results(trained, data, metric, baselines)
-    write_folder(out, trained, settings(recipe, about, data), found)
+    found = results(trained, data, metric, baselines, measured)
+    task_file = Path(parsed.data).expanduser() if is_task_file(parsed.data) else None
+    write_folder(out, trained, settings(recipe, about, data, by_task_file=task_file is not None), found, task_file)
     write_card(out)
+    if measured is not None:
+        print(f"temperature {measured.temperature:g}, ECE {measured.ece_before:.4f} -> {measured.ece_after:.4f}")
     for who in ("adapter", *baselines):
         print(f"{who.replace('_', ' ')}: {', '.join(f'{k} {v:.4f}' for k, v in found[who]['scores'].items())}")
     print(f"wrote {out} ({trained.adapter.size_bytes:,} bytes, sha256 {trained.adapter.sha256})")
@@ -402,4 +427,35 @@ def _eval(parsed: argparse.Namespace) -> int:
     else:
         print(f"{found['rows']:,} rows, {found['dtype']} on {found['device']}")
         print("\n".join(f"{name:<18} {value:.4f}" for name, value in found["scores"].items()))
+    return 0
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="FOLDER", help="folder of the adapter")
+    parser.add_argument("--data", required=True, help="as for train; its validation rows are used")
+    parser.add_argument("--out", metavar="FOLDER", help="where the new artefact is written (in place)")
+    parser.add_argument("--abstain-below", type=float, metavar="X", help=_RECIPE_HELP["abstain_below"])
+    parser.add_argument("--backbone", help="default: the one that the adapter names")
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(parsed: argparse.Namespace) -> int:
+    from adakron.training.recalibration import recalibrate
+
+    quiet_libraries()
+    folder = Path(parsed.path)
+    out = Path(parsed.out) if parsed.out else folder
+    adapter, found = recalibrate(folder, out, parsed.data, parsed.backbone, parsed.abstain_below)
+    print(
+        f"{found.rows:,} rows: temperature {found.temperature:g}, ECE {found.ece_before:.4f} -> {found.ece_after:.4f}"
+    )
+    print(f"wrote {out} ({adapter.size_bytes:,} bytes, sha256 {adapter.sha256})")
+    return 0
+
+
+def _zoo(parsed: argparse.Namespace) -> int:
+    from adakron.training.zoo import write_zoo
+
+    for path in write_zoo(Path(parsed.path)):
+        print(f"wrote {path}")
     return 0

@@ -60,6 +60,7 @@ def table(facts: dict[str, Any]) -> str:
         "method": f"r = {facts['bottleneck']}, k = {facts['factor']}, order {facts['order']}, "
         f"layers {facts['first_layer']} to {facts['num_hidden_layers'] - 1} of width {facts['hidden_size']}",
         "head": f"{facts['head']} on {facts['pooling']} pooling",
+        "scores": _scores(facts["problem_type"], facts["calibration"]),
         "examples": f"{facts['golden_examples']} golden",
         "format": f"version {facts['format_version']}, written by adakron {facts['adakron_version']}",
     }
@@ -69,6 +70,14 @@ def table(facts: dict[str, Any]) -> str:
 def _backbone(facts: dict[str, Any]) -> str:
     revision = facts["revision"]
     return str(facts["base_model_name_or_path"]) + (f" at {revision[:12]}" if revision else "")
+
+
+def _scores(problem_type: str, calibration: dict[str, float | None]) -> str:
+    if problem_type == "regression":
+        return "none: a value"
+    threshold = calibration["threshold"]
+    abstains = "" if threshold is None else f"; no label below {threshold:g}"
+    return f"of logits / temperature {calibration['temperature']:g}{abstains}"
 
 
 def _labels(labels: list[str]) -> str:

@@ -66,10 +66,17 @@ class Result:
     @property
     def label(self) -> str | None:
         """The label of the highest score; None for regression, or where that score is below the adapter's threshold."""
+        return self.label_from(None)
+
+    def label_from(self, threshold: float | None) -> str | None:
+        """The label of the highest score; None for regression, or where that score is below `threshold`.
+
+        threshold  None: the adapter's own, if it has one; 0: always a label
+        """
         if self.config is None or not len(self.scores):
             return None
-        threshold, best = self.config.calibration.threshold, int(self.scores.argmax())
-        return None if threshold is not None and float(self.scores[best]) < threshold else self.label_names[best]
+        least, best = self.config.calibration.threshold if threshold is None else threshold, int(self.scores.argmax())
+        return None if least is not None and float(self.scores[best]) < least else self.label_names[best]
 
     @property
     def score(self) -> float:

@@ -23,17 +23,21 @@ class LabelScore(TypedDict):
 
 
 class Classification(TypedDict):
-    """One text, one label of several. `scores` holds top_k pairs, best first."""
+    """One text, one label of several. `scores` holds top_k pairs, best first.
+
+    `abstained`, there only where it is true: the best score is too low for a label, so `label` is null.
+    """
 
     label: str | None
     score: float
     scores: list[LabelScore]
     n_tokens: int
     truncated: bool
+    abstained: NotRequired[bool]
 
 
 class MultiLabel(Classification):
-    """One text, any number of labels: those that reach the adapter's threshold are in `labels`."""
+    """One text, any number of labels: those that reach the adapter's threshold are in `labels`, abstained or not."""
 
     labels: list[str]
 
@@ -118,10 +122,10 @@ class Place(NamedTuple):
     is_string: bool = False
 
 
-def row_answer(outcome: Outcome, place: Place, *, top_k: int | None) -> RowAnswer:
-    """One row's JSON; top_k None means all labels."""
+def row_answer(outcome: Outcome, place: Place, *, top_k: int | None, abstain_below: float | None = None) -> RowAnswer:
+    """One row's JSON. top_k None: all labels; abstain_below None: the adapter's own threshold."""
     if isinstance(outcome, Result):
-        return _result_answer(outcome, top_k)
+        return _result_answer(outcome, top_k, abstain_below)
     return {"error": error_object(row_error(outcome, place))}
 
 
@@ -144,17 +148,20 @@ def count_failed(outcomes: Sequence[Outcome]) -> int:
     return sum(not isinstance(outcome, Result) for outcome in outcomes)
 
 
-def _result_answer(result: Result, top_k: int | None) -> RowAnswer:
+def _result_answer(result: Result, top_k: int | None, abstain_below: float | None) -> RowAnswer:
     if result.problem_type == "regression":
         return {"value": float(result.value), "n_tokens": result.n_tokens, "truncated": result.truncated}
     scores: list[LabelScore] = [{"label": label, "score": float(score)} for label, score in result.top(top_k)]
+    label = result.label_from(abstain_below)
     answer: Classification = {
-        "label": result.label,
+        "label": label,
         "score": float(result.score),
         "scores": scores,
         "n_tokens": result.n_tokens,
         "truncated": result.truncated,
     }
+    if label is None:
+        answer["abstained"] = True
     if result.problem_type == "multi_label_classification":
         return {**answer, "labels": list(result.labels)}
     return answer

@@ -121,9 +121,10 @@ def _add_classify(app: FastAPI, backend: Backend) -> None:
         """Run texts through one adapter, several, or one named per text.
 
         A text that cannot be classified is an error in its place, and `errors` counts those; where none succeeded the
-        whole call has the first one's status. `name@3` or `name@sha256:...` pins a version; calls with one X-Route-Key
-        stay on one version of a split. The deadline is the header X-Timeout-S. A body with model and input is answered
-        in vLLM's shape, as on /classify.
+        whole call has the first one's status. Below the score `abstain_below`, or the adapter's own threshold, a text
+        has no label: `abstained` is true, `label` null. `name@3` or `name@sha256:...` pins a version; calls with one
+        X-Route-Key stay on one version of a split. The deadline is the header X-Timeout-S. A body with model and input
+        is answered in vLLM's shape, as on /classify.
 
         Statuses: 200, 400, 401, 403, 404, 408, 413, 414, 415, 422, 429, 431, 503, 504.
         """

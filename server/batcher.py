@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from adakron import Result, Row, RowError
+from adakron import AdapterConfig, Result, Row, RowError
 from adakron.errors import AdaKronError, BankFullError
 from server.errors import DeadlineExceededError, EngineFailedError, NotReadyError, OverloadedError, ServerError
 from server.fair_queue import FairQueue
@@ -59,13 +59,15 @@ MAX_ENCODE_CHARACTERS = 2**18
 class Lease(Protocol):
     """One user of one adapter in the engine. Rows are queued in lanes by `key`; `release` may come from any thread.
 
-    Rows can be encoded once `is_read`.
+    Rows can be encoded once `is_read`; from then on `config` is known, but for the bare backbone's.
     """
 
     @property
     def key(self) -> str | None: ...
     @property
     def is_read(self) -> bool: ...
+    @property
+    def config(self) -> AdapterConfig | None: ...
     def release(self) -> None: ...
 
 

@@ -5,7 +5,7 @@
     push list show activate rollback split rm export sync         `server.cli_adapters`
     stats                                                         `server.cli_stats`
     keys                                                          `server.cli_keys`
-    train eval inspect import to-peft                             `adakron.cli`, which needs no server
+    train eval calibrate inspect zoo import to-peft               `adakron.cli`, which needs no server
     train-many                                                    `adakron.cli_many`, which needs none either
     glue                                                          `adakron.cli_glue`, which needs none either
     keys create list revoke                                       `server.cli_keys`
@@ -37,8 +37,10 @@ _ARGPARSE = {
     "train-many": ("adakron.cli_many", "add_train_many", "Train several adapters side by side on one backbone."),
     "eval": ("adakron.cli", "add_eval", "Score an adapter on labelled text."),
     "glue": ("adakron.cli_glue", "add_glue", "Compare fine-tuning methods on GLUE."),
+    "calibrate": ("adakron.cli", "add_calibrate", "Fit an adapter's temperature on labelled text."),
     "keys": ("server.cli_keys", "add_commands", "Make, list and revoke API keys."),
     "inspect": ("adakron.cli", "add_inspect", "Say what an artefact is, or why it is none."),
+    "zoo": ("adakron.cli", "add_zoo", "Write the cards and the table of a folder of adapters."),
     "import": ("adakron.cli", "add_import", "Make an artefact of a checkpoint or of a folder in PEFT's layout."),
     "to-peft": ("adakron.cli", "add_to_peft", "Write an artefact as a folder in PEFT's layout."),
 }

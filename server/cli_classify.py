@@ -19,6 +19,7 @@ from server.cli_formats import Format
 
 if TYPE_CHECKING:
     from server.client import AdaKron, Item
+    from server.client.calls import Options
     from server.text_rows import Row, Writer
 
 _STDIN = Path("-")
@@ -49,6 +50,10 @@ def classify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the same as --to jsonl")] = False,
     top_k: Annotated[int, typer.Option(min=1, help="how many labels `scores` holds")] = 1,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="withhold labels of a lower score; 0 for none (the adapter's own)"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where --output ends")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what --output holds")] = False,
     url: Url = None,
@@ -66,7 +71,10 @@ def classify(
         if target is not None and resume and target.exists():
             done = _skip_finished(rows, target, form_out)
         writer = text_rows.Writer(_open_target(opened, target, is_continued=done > 0), form_out, is_new=done == 0)
-        failures = _classify(client, rows, writer, adapter, top_k, None if total is None else total - done)
+        options: Options = (
+            {"top_k": top_k} if abstain_below is None else {"top_k": top_k, "abstain_below": abstain_below}
+        )
+        failures = _classify(client, rows, writer, adapter, options, None if total is None else total - done)
     if failures:
         complain(f"{len(failures)} texts could not be classified; the first: {failures[0]}")
     return FAILED if failures else 0
@@ -126,7 +134,12 @@ def _open_target(opened: ExitStack, target: Path | None, *, is_continued: bool) 
 
 
 def _classify(
-    client: "AdaKron", rows: "Iterator[Row]", writer: "Writer", adapter: str | None, top_k: int, total: int | None
+    client: "AdaKron",
+    rows: "Iterator[Row]",
+    writer: "Writer",
+    adapter: str | None,
+    options: "Options",
+    total: int | None,
 ) -> list[str]:
     """Everything, in order; the complaint of each row that failed."""
     from server import text_rows
@@ -145,7 +158,7 @@ def _classify(
 
     failures: list[str] = []
     with progress("texts", total) as advance:
-        for outcome in client.stream(items(), adapter, top_k=top_k):
+        for outcome in client.stream(items(), adapter, **options):
             writer.write(waiting.popleft(), outcome)
             if isinstance(outcome, RowFailure):
                 failures.append(str(outcome))

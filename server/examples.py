@@ -49,6 +49,14 @@ _POSITIVE = {
     "n_tokens": 9,
     "truncated": False,
 }
+_UNSURE = {
+    "label": None,
+    "score": 0.54,
+    "scores": [{"label": "positive", "score": 0.54}],
+    "n_tokens": 7,
+    "truncated": False,
+    "abstained": True,
+}
 _TOPICS = {
     "label": "sport",
     "score": 0.91,
@@ -82,6 +90,7 @@ CLASSIFY_REQUEST: dict[str, Any] = {
         {
             "one adapter": {"adapter": "sst2", "inputs": ["A warm, funny film.", {"text": "It drags."}]},
             "one text": {"adapter": "acme/spam@3", "inputs": "You have won!", "top_k": None},
+            "a label only where it is sure": {"adapter": "sst2", "inputs": ["It has scenes."], "abstain_below": 0.8},
             "several adapters": {"adapters": ["sst2", "acme/topics"], "inputs": ["A warm, funny film."]},
             "an adapter per text": {
                 "items": [
@@ -108,6 +117,7 @@ CLASSIFY: Responses = {
         {
             "one adapter": {**_IDENTITY, "results": [_POSITIVE]},
             "one text failed": {**_IDENTITY, "results": [_POSITIVE, _BLANK_ROW], "errors": 1},
+            "no label is sure enough": {**_IDENTITY, "results": [_UNSURE]},
             "several adapters": {
                 "results": [
                     {**_IDENTITY, "results": [_POSITIVE]},
@@ -125,6 +135,12 @@ CLASSIFY: Responses = {
         VersionNotFoundError("adapter 'sst2' has no version 9", param="adapter", hint="it has 1, 2 and 3"),
         InvalidRequestError("top_k: input should be greater than or equal to 1", param="top_k"),
         _BLANK,
+        InputError(
+            "stsb is a regression: it gives a value, and has no score to abstain by",
+            code="NOTHING_TO_ABSTAIN_FROM",
+            param="abstain_below",
+            hint="leave abstain_below out, or ask this adapter in a call of its own",
+        ),
         OverloadedError("70000 tokens are waiting, and the server queues at most 65536"),
         NOT_READY,
         EngineFailedError("the engine failed on this adapter's rows"),

@@ -280,7 +280,8 @@ class Replica:
                 [error] = await self.read([resolved.lease])
                 if error is not None:
                     raise error
-            config: AdapterConfig = resolved.lease.config  # type: ignore[attr-defined]  # the engine's lease has it
+            config = resolved.lease.config
+            assert config is not None  # it was just read
         finally:
             resolved.lease.release()
         entry = self._table.adapters.get(resolved.name)

@@ -87,6 +87,11 @@ class _Options(_Strict):
     truncate: bool = Field(
         default=True, description="Cut a text at the adapter's max_length; false makes a longer one an error."
     )
+    abstain_below: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Withhold a label whose score is lower; null for the adapter's own threshold, 0 for none. "
+        "Refused by a regression, which has no scores.",
+    )
     min_generation: Annotated[int, Field(ge=0, le=MAX_GENERATION)] | None = Field(
         default=None, description="Answer only from a catalogue at least this new, as PUT returned it; else 503."
     )

@@ -29,7 +29,7 @@ from server.answers import (
     row_error,
 )
 from server.batcher import Batcher, ClassifyEngine, Lease, Limits, Outcome, Stages, Submission
-from server.errors import DeadlineExceededError, InvalidRequestError, ServerError
+from server.errors import DeadlineExceededError, InputError, InvalidRequestError, ServerError
 from server.metrics import Metrics
 from server.names import Reference, parse_reference
 from server.schemas import (
@@ -169,18 +169,20 @@ class Service:
                 with NO_SPAN if self._tracing is None else self._tracing.span("adakron.resolve"):
                     for reference, param in plan.references.items():
                         adapters[reference] = await self._resolve(reference, param, request.min_generation, route_key)
-                    unreadable = await self._read(adapters)
-                places = [n for n, reference in enumerate(plan.adapter_of_row) if reference not in unreadable]
+                    unable = await self._read(adapters)
+                if request.abstain_below is not None:
+                    unable |= _without_labels(adapters)
+                places = [n for n, reference in enumerate(plan.adapter_of_row) if reference not in unable]
                 if not places:
-                    raise next(iter(unreadable.values()))
+                    raise next(iter(unable.values()))
                 rows = [plan.rows[place] for place in places]
                 leases = [adapters[plan.adapter_of_row[place]].lease for place in places]
                 submission = self._batcher.submit(rows, leases, deadline_s=deadline_s)
                 outcomes = await submission.outcomes()
-                if unreadable:
+                if unable:
                     answered = dict(zip(places, outcomes, strict=True))
                     outcomes = [
-                        answered[n] if n in answered else unreadable[reference]
+                        answered[n] if n in answered else unable[reference]
                         for n, reference in enumerate(plan.adapter_of_row)
                     ]
         except TimeoutError as error:
@@ -328,6 +330,20 @@ def _plan(request: ClassifyRequest) -> _Plan:
     )
 
 
+def _without_labels(adapters: Mapping[str, Resolved]) -> dict[str, ServerError]:
+    """Those adapters that give a value and so have no label to withhold, each with its refusal."""
+    return {
+        reference: InputError(
+            f"{adapter.name} is a regression: it gives a value, and has no score to abstain by",
+            code="NOTHING_TO_ABSTAIN_FROM",
+            param="abstain_below",
+            hint="leave abstain_below out, or ask this adapter in a call of its own",
+        )
+        for reference, adapter in adapters.items()
+        if adapter.lease.config is not None and adapter.lease.config.problem_type == "regression"
+    }
+
+
 def _row(text: str | TextInput, truncate: bool) -> Row:
     if isinstance(text, str):
         return Row(text=text, truncate=truncate)
@@ -353,7 +369,7 @@ def _classified(
     if failed == len(outcomes) and not isinstance(outcomes[0], Result):
         raise row_error(outcomes[0], plan.place_of_row[0])
     rows = [
-        row_answer(outcome, place, top_k=request.top_k)
+        row_answer(outcome, place, top_k=request.top_k, abstain_below=request.abstain_below)
         for outcome, place in zip(outcomes, plan.place_of_row, strict=True)
     ]
     identities: dict[str, Identity] = {

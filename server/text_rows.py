@@ -182,5 +182,5 @@ def _shown(outcome: Outcome) -> str:
         return f"error\t{outcome.code}"
     if outcome.value is not None:
         return f"{outcome.value:.4f}\t"
-    label = ", ".join(outcome.labels) if outcome.labels is not None else outcome.label
+    label = ", ".join(outcome.labels) if outcome.labels is not None else outcome.label or ""
     return f"{label}\t{outcome.score:.4f}"

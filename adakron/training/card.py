@@ -12,16 +12,18 @@ from typing import Any
 from adakron.artefact import Adapter
 from adakron.config import ProblemType
 from adakron.training.recipe import Recipe
-from adakron.training.records import RESULTS_FILE, About, Settings, read_results, read_settings
+from adakron.training.records import About, Settings, read_results, read_settings
+from adakron.training.task_file import TASK_FILE
 
 CARD_FILE = "README.md"
 
 _ALWAYS_SHOWN = {"bottleneck", "pooling", "max_length", "lr", "epochs", "batch", "seed"}
 
 _COMPARED = {"adapter": "this adapter", "full_fine_tuning": "full fine-tuning", "linear_probe": "linear probe"}
+_FUNCTIONS = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
 _METHODS = {"adakron": "AdaKron", "madakron-partial": "MAdaKron (partial)", "madakron-full": "MAdaKron (full)"}
 
-_METRIC_TITLES = {
+METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
@@ -55,8 +57,9 @@ def render(adapter: Adapter, settings: Settings, found: Mapping[str, Any]) -> st
         "## Scores",
         _scores(found),
         *(["### Recipes tried", about.attempts] if about.attempts else []),
+        *_calibration(adapter, found),
         "## How it was trained",
-        _training(recipe, found),
+        _training(settings, found),
         "## Limits",
         about.limits
         or "Scores hold for text like the validation rows. Nothing was measured on other domains, dialects or "
@@ -69,29 +72,6 @@ def render(adapter: Adapter, settings: Settings, found: Mapping[str, Any]) -> st
         *([about.citation] if about.citation else []),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def index_table(folder: Path) -> str:
-    """The table of all artefacts in `folder`, made from their eval_results.json."""
-    lines = [
-        "| adapter | task | labels | metric | adapter | full fine-tuning | linear probe | size |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for path in sorted(folder.glob(f"*/{RESULTS_FILE}")):
-        found = read_results(path.parent)
-        adapter, about = Adapter.from_folder(path.parent), read_settings(path.parent).about
-        metric = found["metric"]
-        scores = [found[who]["scores"] if who in found else {} for who in _COMPARED]
-        cells = [
-            f"[{path.parent.name}]({path.parent.name}/{CARD_FILE})",
-            about.dataset or _kind(adapter.config.problem_type),
-            "value" if adapter.config.problem_type == "regression" else str(adapter.config.num_labels),
-            _METRIC_TITLES[metric],
-            *(f"{each[metric]:.3f}" if each else "" for each in scores),
-            f"{adapter.size_bytes / 1e6:.2f} MB",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def command(recipe: Recipe, data: str, out: str) -> str:
@@ -150,14 +130,14 @@ def _scores(found: Mapping[str, Any]) -> str:
     names = list(found["adapter"]["scores"])
     lines = [
         f"On {found['rows']:,} validation rows, in float32, {found['date']}. The best epoch of each was chosen on the "
-        f"same rows, by {_METRIC_TITLES[found['metric']]}.",
+        f"same rows, by {METRIC_TITLES[found['metric']]}.",
         "",
         f"| metric | {' | '.join(_COMPARED[who] for who in present)} |",
         f"| --- |{' --- |' * len(present)}",
     ]
     for name in names:
         values = [f"{found[who]['scores'][name]:.4f}" for who in present]
-        lines.append(f"| {_METRIC_TITLES[name]} | {' | '.join(values)} |")
+        lines.append(f"| {METRIC_TITLES[name]} | {' | '.join(values)} |")
     if "full_fine_tuning" in found:
         full = found["full_fine_tuning"]
         epochs = "one epoch" if full["epochs"] == 1 else f"best of {full['epochs']:g} epochs"
@@ -173,9 +153,56 @@ def _probe(found: Mapping[str, Any]) -> str:
     return "ridge regression" if "pearson" in found["adapter"]["scores"] else "logistic regression"
 
 
-def _training(recipe: Recipe, found: Mapping[str, Any]) -> str:
+def _calibration(adapter: Adapter, found: Mapping[str, Any]) -> list[str]:
+    """The section with its heading; nothing where nothing was measured."""
+    measured = found.get("calibration")
+    if measured is None:
+        return []
+    temperature = adapter.config.calibration.temperature
+    on = f"{measured['rows']:,} validation rows"
+    if temperature == 1:
+        how = f"Scores are as trained: a temperature fitted on half of the {on} did not help the other half"
+        after = "Epochs"
+    else:
+        function = _FUNCTIONS[adapter.config.problem_type]
+        how = (
+            f"Scores are the {function} of logits / {temperature:g}, a temperature fitted by negative log-likelihood "
+            f"on the {on} and stored in the artefact"
+        )
+        after = "After: each half of the rows with the temperature that was fitted on the other half. Epochs"
+    rows = [
+        "| | before | after |",
+        "| --- | --- | --- |",
+        f"| expected calibration error, 15 bins | {measured['ece_before']:.4f} | {measured['ece_after']:.4f} |",
+        f"| negative log-likelihood | {measured['nll_before']:.4f} | {measured['nll_after']:.4f} |",
+    ]
+    return [
+        "## Calibration",
+        f"{how} ({measured['date']}).",
+        "\n".join(rows),
+        f"{after} were chosen on the same rows, so that scores of other text may be less sound.",
+        *_abstention(measured["abstention"], adapter.config.calibration.threshold),
+    ]
+
+
+def _abstention(entries: Sequence[Mapping[str, float | None]], threshold: float | None) -> list[str]:
+    if not entries:
+        return []
+    own = "has no threshold of its own" if threshold is None else f"withholds those below {threshold:g} by itself"
+    rows = ["| `abstain_below` | answered | accuracy of the answers |", "| --- | --- | --- |"]
+    for entry in entries:
+        accuracy = "" if entry["accuracy"] is None else f"{entry['accuracy']:.1%}"
+        rows.append(f"| {entry['below']:g} | {entry['coverage']:.1%} | {accuracy} |")
+    return [
+        f"`abstain_below` in a request withholds labels of a lower score; this adapter {own}. On the same rows:",
+        "\n".join(rows),
+    ]
+
+
+def _training(settings: Settings, found: Mapping[str, Any]) -> str:
+    recipe = settings.recipe
     out = f"adapters/{recipe.name}"
-    data = f"$ADAKRON_DATA_DIR/{recipe.name}"
+    data = f"{out}/{TASK_FILE}" if settings.data.get("task_file") else f"$ADAKRON_DATA_DIR/{recipe.name}"
     adapter = found["adapter"]
     return "\n".join(
         [

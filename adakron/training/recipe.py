@@ -31,6 +31,7 @@ class Recipe:
                    on a CPU and costs accuracy on small data
     evaluations    in an epoch; the best of all is kept
     dtype          of the matrix products (autocast); weights being trained stay float32
+    abstain_below  the score below which the adapter gives no label; None: it always gives one
     full_lr        learning rate of the full fine-tuning that `--baselines` compares with
     full_epochs    its epochs
 
@@ -64,6 +65,7 @@ class Recipe:
     patience: int = 3
     seed: int = 13
     dtype: Precision = "bfloat16"
+    abstain_below: float | None = None
     full_lr: float = 1e-4
     full_epochs: int = 3
 
@@ -101,6 +103,8 @@ class Recipe:
             _require(0 < getattr(self, key) < 1, key, "a number between 0 and 1", getattr(self, key))
         for key in ("warmup", "weight_decay", "dropout", "encoder_dropout", "label_smoothing"):
             _require(0 <= getattr(self, key) < 1, key, "a number from 0 to below 1", getattr(self, key))
+        abstain = self.abstain_below
+        _require(abstain is None or 0 < abstain < 1, "abstain_below", "a number between 0 and 1", abstain)
         _require(bool(self.train_splits), "train_splits", "at least one split", self.train_splits)
         AdaKronConfig(self.bottleneck, self.factor, first_layer=self.first_layer)
 

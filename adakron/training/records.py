@@ -1,13 +1,15 @@
 """What a finished run leaves on disk beside the artefact, as JSON: its settings and its scores.
 
     training_args.json   everything that repeats the run; `--like` reads it
-    eval_results.json    scores on validation, the adapter's and its baselines'
+    eval_results.json    scores on validation, the adapter's and its baselines', and its calibration
+    task.json            of what data the task was made, where a task file made it
 
 Knows keys and values; the wording for people is in `adakron.training.card`.
 """
 
 import json
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -19,9 +21,11 @@ import transformers
 
 import adakron
 from adakron.errors import ConfigError, DataError
+from adakron.training.calibration import Measured
 from adakron.training.data import TaskData
 from adakron.training.recipe import Recipe
 from adakron.training.run import Trained
+from adakron.training.task_file import TASK_FILE
 
 RESULTS_FILE = "eval_results.json"
 SETTINGS_FILE = "training_args.json"
@@ -65,14 +69,14 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """data: rows of each split, whether validation was held out of train, and the sha256 of all rows."""
+    """data: rows of each split, whether validation was held out, sha256 of all rows, whether a task file made them."""
 
     recipe: Recipe
     about: About
     data: Mapping[str, Any]
 
 
-def settings(recipe: Recipe, about: About, data: TaskData) -> dict[str, Any]:
+def settings(recipe: Recipe, about: About, data: TaskData, *, by_task_file: bool = False) -> dict[str, Any]:
     """The content of training_args.json."""
     return {
         "format_version": FORMAT_VERSION,
@@ -83,6 +87,7 @@ def settings(recipe: Recipe, about: About, data: TaskData) -> dict[str, Any]:
             "validation_rows": len(data.validation),
             "validation_held_out": data.held_out,
             "sha256": data.digest(),
+            "task_file": by_task_file,
         },
         "environment": {
             "adakron": adakron.__version__,
@@ -111,7 +116,11 @@ def read_settings(folder: Path) -> Settings:
 
 
 def results(
-    trained: Trained, data: TaskData, metric: str, baselines: Mapping[str, Mapping[str, Any]]
+    trained: Trained,
+    data: TaskData,
+    metric: str,
+    baselines: Mapping[str, Mapping[str, Any]],
+    measured: Measured | None = None,
 ) -> dict[str, Any]:
     """The content of eval_results.json; baselines by name: full_fine_tuning, linear_probe."""
     outcome = trained.outcome
@@ -128,13 +137,35 @@ def results(
             "best_epoch": outcome.best_epoch,
             "seconds": round(trained.seconds),
         },
+        **({"calibration": calibration_record(measured)} if measured else {}),
         **baselines,
     }
 
 
-def write_folder(folder: Path, trained: Trained, written: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Write the artefact, its settings and its results, replacing files of the same names."""
+def calibration_record(measured: Measured) -> dict[str, Any]:
+    """What eval_results.json holds under `calibration`."""
+    return {"date": datetime.now(UTC).date().isoformat(), **asdict(measured)}
+
+
+def write_folder(
+    folder: Path,
+    trained: Trained,
+    written: Mapping[str, Any],
+    found: Mapping[str, Any],
+    task_file: Path | None = None,
+) -> None:
+    """Write the artefact, its settings and its results, replacing files of the same names; copy the task file."""
     trained.adapter.write(folder)
+    write_records(folder, written, found)
+    copy = folder / TASK_FILE
+    if task_file is None:
+        copy.unlink(missing_ok=True)  # of the adapter that was here before
+    elif not (copy.exists() and copy.samefile(task_file)):
+        shutil.copyfile(task_file, copy)
+
+
+def write_records(folder: Path, written: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Write settings and results, replacing those that are there."""
     _write_json(folder / SETTINGS_FILE, written)
     _write_json(folder / RESULTS_FILE, found)
 

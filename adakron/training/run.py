@@ -52,6 +52,7 @@ _ADAPTER_ONLY = {
     "lr",
     "epochs",
     "weight_decay",
+    "abstain_below",
 }
 PROBE_STRENGTHS = (0.1, 1.0, 10.0)
 

@@ -45,12 +45,14 @@ class Options(TypedDict, total=False):
 
     top_k           how many labels `scores` holds (1); None for all
     truncate        cut a text at the adapter's max_length (True); False makes a longer one an error
+    abstain_below   withhold a label whose score is lower; None for the adapter's own threshold, 0 for none
     min_generation  answer only from a catalogue at least this new, as `put` returned it
     route_key       calls with the same key stay on one side of a split
     """
 
     top_k: int | None
     truncate: bool
+    abstain_below: float | None
     min_generation: int | None
     route_key: str | None
 

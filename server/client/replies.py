@@ -21,7 +21,8 @@ class Result:
     """One text through one adapter.
 
     adapter, version, sha256   which weights answered
-    label, score               the best label and its probability; None from a regression, or where none reaches it
+    label, score               the best label and its probability; None from a regression
+    abstained                  whether that score was too low for a label, which is then None
     scores                     top_k labels, best first
     labels                     those that reach the threshold, from a multi-label adapter; else None
     value                      from a regression; else None
@@ -38,6 +39,7 @@ class Result:
     value: float | None
     n_tokens: int
     truncated: bool
+    abstained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +260,7 @@ def outcome_of(row: Mapping[str, Any], identity: Mapping[str, Any]) -> Outcome:
         value=row.get("value"),
         n_tokens=row["n_tokens"],
         truncated=row["truncated"],
+        abstained=row.get("abstained", False),
     )
 
 

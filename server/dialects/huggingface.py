@@ -46,7 +46,7 @@ class HuggingFaceParameters(BaseModel):
 
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] | None = Field(None, description="null for all labels")
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
-        None, description="null for what the adapter was trained with"
+        None, description="null for what the adapter was trained with; none for logits, before its temperature"
     )
     truncation: bool = Field(True, description="false makes a text that is too long an error")
     adapter_id: str | None = None

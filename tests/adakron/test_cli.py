@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from adakron import cli
 from adakron.artefact import Adapter
+from adakron.config import Calibration
 from tests.adakron.training.labelled import save_backbone, save_task, single_rows, write_jsonl
 
 
@@ -37,7 +39,9 @@ def test_train_writes_the_whole_folder(places) -> None:
     adapter = Adapter.from_folder(places["out"])
     assert [example.text for example in adapter.expected] == ["the good word"]
     found = json.loads((places["out"] / "eval_results.json").read_text())
-    assert set(found) >= {"adapter", "full_fine_tuning", "linear_probe", "date", "metric"}
+    assert set(found) >= {"adapter", "full_fine_tuning", "linear_probe", "date", "metric", "calibration"}
+    assert adapter.config.calibration.temperature == found["calibration"]["temperature"]
+    assert adapter.sha256 == found["adapter"]["sha256"]
     assert "Data: Weather. 48 rows" in (places["out"] / "README.md").read_text()
 
 
@@ -84,6 +88,84 @@ def test_eval_refuses_another_backbone(places, tmp_path, capsys) -> None:
     other = save_backbone(tmp_path / "tiny-roberta", "roberta")
     assert cli.main(["eval", str(places["out"]), "--data", places["data"], "--backbone", str(other)]) == 1
     refused(capsys)
+
+
+def test_calibrate_writes_a_new_artefact_with_its_records(places, tmp_path, capsys) -> None:
+    line = ["calibrate", str(places["out"]), "--data", places["data"], "--backbone", places["backbone"]]
+    assert cli.main([*line, "--abstain-below", "0.6", "--out", str(tmp_path / "sure")]) == 0
+    before, after = Adapter.from_folder(places["out"]), Adapter.from_folder(tmp_path / "sure")
+    assert after.config.calibration.threshold == 0.6
+    assert after.config.calibration.temperature == before.config.calibration.temperature  # training had fitted it
+    assert (before.config.calibration.threshold, before.expected) == (None, after.expected)
+    kept = json.loads((tmp_path / "sure" / "eval_results.json").read_text())
+    assert kept["adapter"]["sha256"] == after.sha256
+    card = (tmp_path / "sure" / "README.md").read_text()
+    assert "withholds those below 0.6 by itself" in card
+    assert "--abstain-below 0.6" in card
+    assert after.sha256 in capsys.readouterr().out
+
+
+def test_calibrate_in_place_needs_no_more_than_the_artefact(places, tmp_path) -> None:
+    Adapter.from_folder(places["out"]).write(tmp_path)
+    line = ["calibrate", str(tmp_path), "--data", places["data"], "--backbone", places["backbone"]]
+    assert cli.main([*line, "--abstain-below", "0.7"]) == 0
+    assert Adapter.from_folder(tmp_path).config.calibration.threshold == 0.7
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_calibrate_refuses_another_backbone_and_a_threshold_out_of_bounds(places, tmp_path, capsys) -> None:
+    other = save_backbone(tmp_path / "tiny-roberta", "roberta")
+    line = ["calibrate", str(places["out"]), "--data", places["data"], "--out", str(tmp_path / "none"), "--backbone"]
+    assert cli.main([*line, str(other)]) == 1
+    assert "made for" in refused(capsys)
+    assert cli.main([*line, places["backbone"], "--abstain-below", "1"]) == 1
+    assert "calibration.threshold" in refused(capsys)
+    assert not (tmp_path / "none").exists()
+
+
+def test_train_stores_the_threshold_and_repeats_it(places, tmp_path) -> None:
+    line = ["train", "--like", str(places["out"]), "--data", places["data"], "--abstain-below", "0.75"]
+    assert cli.main([*line, "--out", str(tmp_path / "shy")]) == 0
+    assert Adapter.from_folder(tmp_path / "shy").config.calibration.threshold == 0.75
+    assert json.loads((tmp_path / "shy" / "training_args.json").read_text())["recipe"]["abstain_below"] == 0.75
+
+
+def test_a_regression_has_no_label_to_withhold(tmp_path, capsys) -> None:
+    data = save_task(tmp_path / "value", "value", 12, 6)
+    assert cli.main(["train", "--data", str(data), "--abstain-below", "0.5", "--dry-run"]) == 1
+    assert "a regression gives a value" in refused(capsys)
+
+
+def test_a_task_file_is_kept_beside_the_adapter(places, tmp_path) -> None:
+    task = tmp_path / "made.json"
+    task.write_text(json.dumps({"sources": [{"data": places["data"], "labels": {"warm": "mild", "cold": "harsh"}}]}))
+    out = tmp_path / "out"
+    assert cli.main(["train", "--like", str(places["out"]), "--data", str(task), "--out", str(out)]) == 0
+    assert Adapter.from_folder(out).config.label_names == ("harsh", "mild")
+    assert (out / "task.json").read_text() == task.read_text()
+    again = ["train", "--like", str(out), "--data", str(out / "task.json"), "--out", str(out)]
+    sha256 = Adapter.from_folder(out).sha256
+    assert cli.main(again) == 0
+    assert Adapter.from_folder(out).sha256 == sha256
+
+
+def test_zoo_writes_cards_and_table(places, tmp_path, capsys) -> None:
+    import shutil
+
+    shutil.copytree(places["out"], tmp_path / "weather", ignore=shutil.ignore_patterns("README.md", "baselines"))
+    (tmp_path / "README.md").write_text("<!-- table -->\n<!-- /table -->\n")
+    assert cli.main(["zoo", str(tmp_path)]) == 0
+    assert "[weather](weather/README.md) | Weather" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "weather" / "README.md").read_text() == (places["out"] / "README.md").read_text()
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_inspect_tells_how_scores_are_made(places, tmp_path, capsys) -> None:
+    adapter = Adapter.from_folder(places["out"])
+    config = dataclasses.replace(adapter.config, calibration=Calibration(1.25, 0.6))
+    Adapter.build(config, adapter.tensors).write(tmp_path)
+    assert cli.main(["inspect", str(tmp_path)]) == 0
+    assert "scores    of logits / temperature 1.25; no label below 0.6" in capsys.readouterr().out
 
 
 def test_inspect_prints_a_table(places, capsys) -> None:
@@ -150,7 +232,16 @@ def test_a_missing_training_package_is_one_line(capsys) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [[], ["train"], ["eval"], ["inspect"], ["translate"], ["train", "--data", "x", "--pooling", "max"]],
+    [
+        [],
+        ["train"],
+        ["eval"],
+        ["calibrate"],
+        ["inspect"],
+        ["zoo"],
+        ["translate"],
+        ["train", "--data", "x", "--pooling", "max"],
+    ],
 )
 def test_wrong_usage_exits_with_2(line: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -158,7 +249,7 @@ def test_wrong_usage_exits_with_2(line: list[str]) -> None:
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["eval"], ["inspect"]])
+@pytest.mark.parametrize("verb", [[], ["train"], ["eval"], ["calibrate"], ["inspect"], ["zoo"]])
 def test_help_exits_with_0(verb: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*verb, "--help"])

@@ -21,6 +21,7 @@ TEXTS = (
 # The encoder may run in bfloat16, where a row's logits may differ by 2 % of the largest between batches.
 SCORE_TOLERANCE = 0.03
 VALUE_TOLERANCE = 0.15
+MOST_ROWS = 70  # each is a call of its own besides
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +36,20 @@ def shipped(cluster: Server) -> dict[str, bool]:
     return takes_pair
 
 
-def test_seventy_rows_for_seven_adapters_in_one_call_equal_seventy_calls(
-    cluster: Server, shipped: dict[str, bool]
-) -> None:
-    assert len(shipped) == 7
+def test_rows_for_every_adapter_in_one_call_equal_a_call_each(cluster: Server, shipped: dict[str, bool]) -> None:
+    texts = TEXTS[: MOST_ROWS // len(shipped)]
+    assert len(texts) > 2
     items = [
         {"adapter": name, "text": text} | ({"text_pair": TEXTS[number - 1]} if shipped[name] else {})
-        for number, text in enumerate(TEXTS)
+        for number, text in enumerate(texts)
         for name in shipped
     ]
     with cluster.client() as client:
         mixed = client.post("/v1/classify", json={"items": items}).json()
         assert "errors" not in mixed
         for item, together in zip(items, mixed["results"], strict=True):
-            texts = {key: value for key, value in item.items() if key != "adapter"}
-            reply = client.post("/v1/classify", json={"adapter": item["adapter"], "inputs": [texts]}).json()
+            row = {key: value for key, value in item.items() if key != "adapter"}
+            reply = client.post("/v1/classify", json={"adapter": item["adapter"], "inputs": [row]}).json()
             [alone] = reply["results"]
             assert together["adapter"] == reply["adapter"] == item["adapter"]
             assert together["sha256"] == reply["sha256"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adakron import Result, Row, RowError
-from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint, ProblemType
+from adakron.config import AdaKronConfig, AdapterConfig, Calibration, Fingerprint, ProblemType
 from server.errors import AdapterNotFoundError, NotReadyError, ServerError, VersionNotFoundError
 from server.names import Reference
 from server.service import Resolved
@@ -27,6 +27,7 @@ def config_of(
     *,
     takes_pair: bool = False,
     max_length: int = 128,
+    threshold: float | None = None,
 ) -> AdapterConfig:
     return AdapterConfig(
         adakron=AdaKronConfig(bottleneck=12),
@@ -38,6 +39,7 @@ def config_of(
         problem_type=problem_type,
         text_fields=("text", "text_pair") if takes_pair else ("text",),
         max_length=max_length,
+        calibration=Calibration(threshold=threshold),
     )
 
 

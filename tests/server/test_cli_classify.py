@@ -21,6 +21,12 @@ def test_texts_from_the_command_line(run: Run) -> None:
     assert {line[0] for line in lines(out)} <= {"negative", "positive"}
 
 
+def test_a_label_that_is_not_sure_enough_is_left_out(run: Run) -> None:
+    [[label, score, text]] = lines(run("classify", "-a", "sst2", "--abstain-below", "1", "a fine film")[1])
+    assert (label, text) == ("", "a fine film")
+    assert lines(run("classify", "-a", "sst2", "--abstain-below", "0", "a fine film")[1])[0][1] == score
+
+
 def test_texts_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
     code, out, _ = run("classify", "-a", "sst2", "--json")
@@ -66,6 +72,7 @@ def test_unknown_adapter_has_its_exit_code(run: Run) -> None:
         ["-a", "sst2", "-i", "in.txt", "-o", "there.txt", "--resume"],
         ["-a", "sst2", "-i", "in.txt", "-o", "there.jsonl", "--resume"],
         ["-a", "sst2", "--top-k", "0", "x"],
+        ["-a", "sst2", "--abstain-below", "1.5", "x"],
         ["-a", "sst2", "--from", "xml", "x"],
     ],
 )

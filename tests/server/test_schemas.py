@@ -52,6 +52,12 @@ def test_top_k_within_bounds_passes(top_k: int | None) -> None:
     assert parse_classify_request({**ONE, "top_k": top_k}).top_k == top_k
 
 
+@pytest.mark.parametrize("threshold", [0, 0.0, 0.75, 1, None])
+def test_abstain_below_is_a_probability_or_null(threshold: float | None) -> None:
+    assert parse_classify_request({**ONE, "abstain_below": threshold}).abstain_below == threshold
+    assert parse_classify_request(ONE).abstain_below is None
+
+
 @pytest.mark.parametrize("text", ["", " ", "x" * 20_001, "\x00"])
 def test_values_of_texts_are_not_judged_here(text: str) -> None:
     parse_classify_request({"adapter": "a", "inputs": [text]})
@@ -107,6 +113,11 @@ def test_a_body_that_is_no_object_is_refused(body: object) -> None:
         ({"top_k": 1.0}, "top_k"),
         ({"top_k": "1"}, "top_k"),
         ({"top_k": True}, "top_k"),
+        ({"abstain_below": -0.1}, "abstain_below"),
+        ({"abstain_below": 1.01}, "abstain_below"),
+        ({"abstain_below": "0.5"}, "abstain_below"),
+        ({"abstain_below": True}, "abstain_below"),
+        ({"abstain_below": [0.5]}, "abstain_below"),
         ({"truncate": 1}, "truncate"),
         ({"truncate": "true"}, "truncate"),
         ({"truncate": None}, "truncate"),

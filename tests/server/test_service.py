@@ -101,6 +101,60 @@ async def test_regression_is_a_value_and_nothing_of_labels(bench: Bench) -> None
     assert set(answer["results"][0]) == {"value", "n_tokens", "truncated"}
 
 
+# ---- abstaining ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_score_below_the_threshold_has_no_label_and_says_so(bench: Bench) -> None:
+    texts = [f"text {n}" for n in range(20)]
+    plain = (await bench.answer({"adapter": "sst2", "inputs": texts}))["results"]
+    middle = sorted(result["score"] for result in plain)[10]
+    unsure = (await bench.answer({"adapter": "sst2", "inputs": texts, "abstain_below": middle}))["results"]
+    for before, after in zip(plain, unsure, strict=True):
+        if before["score"] < middle:
+            assert after == before | {"label": None, "abstained": True}
+        else:
+            assert after == before  # a score that reaches the threshold is enough, and nothing is said of abstaining
+    assert sum("abstained" in result for result in unsure) == 10
+
+
+async def test_an_adapter_s_own_threshold_holds_unless_the_call_has_another(bench: Bench) -> None:
+    bench.resolver.add("shy", config_of(threshold=0.999))
+    assert (await bench.answer({"adapter": "shy", "inputs": "x"}))["results"][0]["abstained"] is True
+    assert (await bench.answer({"adapter": "shy", "inputs": "x", "abstain_below": None}))["results"][0]["label"] is None
+    for mine in (0, 0.1):
+        result = (await bench.answer({"adapter": "shy", "inputs": "x", "abstain_below": mine}))["results"][0]
+        assert result["label"] == result["scores"][0]["label"]
+        assert "abstained" not in result
+
+
+async def test_many_labels_keep_theirs_where_the_best_is_withheld(bench: Bench) -> None:
+    body = {"adapter": "acme/topics", "inputs": [f"text {n}" for n in range(20)], "top_k": None}
+    plain = (await bench.answer(body))["results"]
+    withheld = (await bench.answer({**body, "abstain_below": 1}))["results"]
+    assert [result["label"] for result in withheld] == [None] * 20
+    assert [result["labels"] for result in withheld] == [result["labels"] for result in plain]
+
+
+async def test_a_regression_has_nothing_to_abstain_from(bench: Bench) -> None:
+    body = {"adapter": "stsb", "inputs": [{"text": "a", "text_pair": "b"}], "abstain_below": 0.5}
+    with pytest.raises(InputError, match="stsb is a regression") as caught:
+        await bench.answer(body)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (
+        422,
+        "NOTHING_TO_ABSTAIN_FROM",
+        "abstain_below",
+    )
+    assert bench.engine.batches == []
+
+
+async def test_a_regression_among_others_fails_alone(bench: Bench) -> None:
+    items = [{"adapter": "stsb", "text": "a", "text_pair": "b"}, {"adapter": "sst2", "text": "a"}]
+    answer = await bench.answer({"items": items, "abstain_below": 0})
+    assert answer["errors"] == 1
+    assert answer["results"][0]["error"]["code"] == "NOTHING_TO_ABSTAIN_FROM"
+    assert answer["results"][1]["label"] is not None
+
+
 async def test_fan_out_answers_in_the_order_asked(bench: Bench) -> None:
     answer = await bench.answer({"adapters": ["acme/topics", "sst2"], "inputs": ["x", "y", "z"]})
     assert list(answer) == ["results"]

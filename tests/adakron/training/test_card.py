@@ -1,13 +1,25 @@
+import dataclasses
 import json
 
 import pytest
 
+from adakron.artefact import Adapter
+from adakron.config import Calibration
 from adakron.errors import ConfigError, DataError
-from adakron.training.card import command, index_table, write_card
+from adakron.training.calibration import Measured
+from adakron.training.card import command, write_card
 from adakron.training.data import load_task
 from adakron.training.loop import Outcome
 from adakron.training.recipe import Recipe
-from adakron.training.records import About, read_results, read_settings, results, settings, write_folder
+from adakron.training.records import (
+    About,
+    calibration_record,
+    read_results,
+    read_settings,
+    results,
+    settings,
+    write_folder,
+)
 from adakron.training.run import Trained
 from tests.tiny import Example, tiny_adapter, tiny_backbone
 
@@ -112,20 +124,59 @@ def test_the_command_s_flags_are_those_of_the_command_line() -> None:
     assert Recipe(**given) == recipe
 
 
-def test_the_index_has_a_line_for_each_folder(folder) -> None:
-    lines = index_table(folder.parent).splitlines()
-    assert len(lines) == 3
-    assert lines[2].startswith(
-        '| [weather](weather/README.md) | The "Weather" set | 2 | accuracy | 0.875 | 0.900 | 0.700 |'
-    )
-
-
 def test_without_baselines_the_card_has_one_column(folder) -> None:
     found = read_results(folder)
     del found["full_fine_tuning"], found["linear_probe"]
     (folder / "eval_results.json").write_text(json.dumps(found))
     write_card(folder)
     assert "| accuracy | 0.8750 |\n" in (folder / "README.md").read_text()
+
+
+MEASURED = Measured(32, 1.5, 0.0812, 0.0456, 0.5, 0.4, ({"below": 0.9, "coverage": 0.75, "accuracy": 0.9583},))
+
+
+def calibrated_card(folder, measured: Measured, calibration: Calibration) -> str:
+    """The card of the folder's adapter with that calibration stored and measured."""
+    before = Adapter.from_folder(folder)
+    config = dataclasses.replace(before.config, calibration=calibration)
+    Adapter.build(config, before.tensors, before.expected).write(folder)
+    found = read_results(folder) | {"calibration": calibration_record(measured)}
+    (folder / "eval_results.json").write_text(json.dumps(found))
+    write_card(folder)
+    return (folder / "README.md").read_text()
+
+
+def test_without_calibration_the_card_says_nothing_of_it(folder) -> None:
+    assert "alibration" not in (folder / "README.md").read_text()
+
+
+def test_the_card_tells_the_error_before_and_after(folder) -> None:
+    card = calibrated_card(folder, MEASURED, Calibration(1.5))
+    assert "Scores are the softmax of logits / 1.5, " in card
+    assert "| expected calibration error, 15 bins | 0.0812 | 0.0456 |" in card
+    assert "| 0.9 | 75.0% | 95.8% |" in card
+    assert "has no threshold of its own" in card
+
+
+def test_the_card_tells_the_adapter_s_own_threshold(folder) -> None:
+    assert "withholds those below 0.8 by itself" in calibrated_card(folder, MEASURED, Calibration(1.5, 0.8))
+
+
+def test_the_card_tells_that_no_temperature_helped(folder) -> None:
+    card = calibrated_card(folder, dataclasses.replace(MEASURED, temperature=1.0), Calibration())
+    assert "fitted on half of the 32 validation rows did not help the other half" in card
+
+
+def test_a_threshold_that_nothing_reaches_has_no_accuracy(folder) -> None:
+    nothing = dataclasses.replace(MEASURED, abstention=({"below": 0.95, "coverage": 0.0, "accuracy": None},))
+    assert "| 0.95 | 0.0% |  |" in calibrated_card(folder, nothing, Calibration(1.5))
+
+
+def test_the_command_of_a_task_file_names_the_copy_beside_the_card(folder) -> None:
+    path = folder / "training_args.json"
+    path.write_text(path.read_text().replace('"task_file": false', '"task_file": true'))
+    write_card(folder)
+    assert "--data adapters/weather/task.json --bottleneck" in (folder / "README.md").read_text()
 
 
 def test_settings_of_a_newer_format_are_refused(folder) -> None:

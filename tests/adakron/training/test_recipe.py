@@ -33,6 +33,8 @@ def test_a_recipe_survives_json() -> None:
         ("warmup", 1.0),
         ("dropout", -0.1),
         ("encoder_dropout", 1.0),
+        ("abstain_below", 0.0),
+        ("abstain_below", 1.0),
         ("train_splits", ()),
         ("bottleneck", 50),
     ],

@@ -44,6 +44,13 @@ def test_a_text_has_a_result(call: Caller) -> None:
     assert (found.labels, found.value) == (None, None)
 
 
+def test_a_label_that_is_not_sure_enough_is_withheld(call: Caller) -> None:
+    plain, withheld = (call("classify", "a fine text", "sst2", abstain_below=below) for below in (0, 1))
+    assert not plain.abstained
+    assert withheld.abstained
+    assert (withheld.label, withheld.score, withheld.scores) == (None, plain.score, plain.scores)
+
+
 def test_pairs_and_every_kind_of_adapter(call: Caller) -> None:
     assert isinstance(call("classify", ("a", "b"), "stsb").value, float)
     assert isinstance(call("classify", Item("a", "b", adapter="stsb@1")).value, float)

@@ -9,6 +9,7 @@ from server.app import FRAMEWORK_ROUTES
 from server.dialects import BODIES, bounds_of
 from server.schemas import MAX_BODY_BYTES
 from tests.server.dialects.conftest import Bench
+from tests.server.stub_engine import config_of
 
 NATIVE = {"/v1/classify", "/v1/info", "/healthz", "/readyz", "/metrics"}
 
@@ -83,3 +84,19 @@ async def test_errors_have_the_form_of_their_prefix(bench: Bench, path: str, bod
         assert (reply.headers["content-type"], type(error["message"])) == ("application/json", str)
     else:
         assert (reply.headers["content-type"], type(error)) == ("application/problem+json", str)
+
+
+async def test_an_adapter_that_abstains_has_no_label_where_a_protocol_has_room_for_none(bench: Bench) -> None:
+    """vLLM's label may be null; the others have no word for it, and give the best label with its score."""
+    bench.resolver.add("shy", config_of(threshold=0.999))
+    [native] = await bench.native("shy", "a text")
+    assert (native["label"], native["abstained"]) == (None, True)
+    best = native["scores"][0]
+    [vllm] = (await bench.post("/classify", {"model": "shy", "input": "a text"})).json()["data"]
+    assert (vllm["label"], max(vllm["probs"])) == (None, best["score"])
+    [[hugging_face]] = (await bench.post("/adapters/shy", {"inputs": "a text", "parameters": {"top_k": 1}})).json()
+    assert hugging_face == best
+    assert (await bench.post("/adapters/shy/predict", {"inputs": "a text"})).json()[0] == best
+    text = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a text"]}
+    outputs = (await bench.post("/v2/models/shy/infer", {"inputs": [text]})).json()["outputs"]
+    assert next(output["data"] for output in outputs if output["name"] == "label") == [best["label"]]
