@@ -306,7 +306,7 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 
 def _train(parsed: argparse.Namespace) -> int:
     from adakron.backbone import Backbone
-    from adakron.training.calibration import calibrate_trained
+    from adakron.training.calibration import calibrate_trained, require_labels
     from adakron.training.card import write_card
     from adakron.training.metrics import choose_metric
     from adakron.training.records import results, settings, write_folder
@@ -325,8 +325,7 @@ def _train(parsed: argparse.Namespace) -> int:
         seed=recipe.seed,
     )
     metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
-    if recipe.abstain_below is not None and data.problem_type == "regression":
-        raise DataError("abstain_below: a regression gives a value and no label that could be withheld")
+    require_labels(recipe, data)
     print(f"{recipe.name}: {data.problem_type}, best epoch by {metric}")
     backbone = Backbone.load(recipe.backbone)
     print("\n".join(measure(data, backbone.tokenizer, recipe.max_length).lines()), flush=True)

@@ -54,6 +54,7 @@ def add_train_many(subparsers: Verbs) -> None:
 
 def _train_many(parsed: argparse.Namespace) -> int:
     from adakron.cli import complain, quiet_libraries
+    from adakron.training.calibration import calibrate_trained
     from adakron.training.card import write_card
     from adakron.training.records import results, settings, write_folder
     from adakron.training.run import Trained
@@ -82,7 +83,8 @@ def _train_many(parsed: argparse.Namespace) -> int:
     def write(task: "Task", trained: Trained) -> None:
         name, folder = task.recipe.name, out / task.recipe.name
         baselines = {"linear_probe": probes[name]} if name in probes else {}
-        outcome = results(trained, task.data, task.metric, baselines)
+        trained, measured = calibrate_trained(trained, task.recipe, task.data)
+        outcome = results(trained, task.data, task.metric, baselines, measured)
         outcome["adapter"]["beside"] = len(tasks) - 1
         write_folder(folder, trained, settings(task.recipe, abouts[name], task.data), outcome)
         write_card(folder)
@@ -103,6 +105,7 @@ def _train_many(parsed: argparse.Namespace) -> int:
 
 def _task(entry: "Entry", given: dict[str, Any]) -> "tuple[Task, About]":
     from adakron.cli import golden_texts_in, json_object
+    from adakron.training.calibration import require_labels
     from adakron.training.data import load_task
     from adakron.training.metrics import choose_metric
     from adakron.training.recipe import Recipe
@@ -125,6 +128,7 @@ def _task(entry: "Entry", given: dict[str, Any]) -> "tuple[Task, About]":
         seed=recipe.seed,
     )
     metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
+    require_labels(recipe, data)
     print(
         f"{recipe.name}: {data.problem_type}, {len(data.train):,} rows, best epoch by {metric}",
         flush=True,

@@ -75,6 +75,12 @@ def calibrate(
     return Adapter.build(stored, adapter.tensors, adapter.expected), found
 
 
+def require_labels(recipe: Recipe, data: TaskData) -> None:
+    """Raises DataError where a recipe asks a regression to abstain."""
+    if recipe.abstain_below is not None and data.problem_type == "regression":
+        raise DataError("abstain_below: a regression gives a value and no label that could be withheld")
+
+
 def calibrate_trained(trained: Trained, recipe: Recipe, data: TaskData) -> tuple[Trained, Measured | None]:
     """A finished run with its adapter calibrated; as it is, and None, where there is nothing to calibrate by.
 
@@ -98,7 +104,7 @@ def measure(logits: Floats, labels: Labels, problem_type: ProblemType) -> Measur
         raise DataError(f"expected at least 2 rows of validation; found {len(logits)}")
     order = np.random.default_rng(_SEED).permutation(len(logits))
     halves = np.array_split(order, 2)
-    crossed = logits.astype(np.float64)
+    crossed: Floats = logits.astype(np.float64)
     for mine, others in (halves, halves[::-1]):
         crossed[mine] /= fit_temperature(logits[others], labels[others], problem_type)
     before = negative_log_likelihood(logits, labels, problem_type)
