@@ -246,7 +246,7 @@ _RECIPE_HELP = {
     "batch": "rows in a step",
     "patience": "stop after so many epochs without a better score",
     "seed": "of everything random",
-    "dtype": "of the matrix products",
+    "dtype": "of the matrix products; without it and without --like the faster one here, and otherwise",
     "abstain_below": "score below which the adapter gives no label",
     "full_lr": "learning rate of the full fine-tuning of --baselines",
     "full_epochs": "its epochs",
@@ -356,6 +356,7 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _recipe(parsed: argparse.Namespace) -> "tuple[Recipe, About]":
+    from adakron.training.precision import faster_precision
     from adakron.training.recipe import Recipe
     from adakron.training.records import About, read_settings
 
@@ -368,6 +369,8 @@ def _recipe(parsed: argparse.Namespace) -> "tuple[Recipe, About]":
     if parsed.about:
         about = About.from_dict(json_object(Path(parsed.about)))
     base.setdefault("name", Path(parsed.data).name)
+    if "dtype" not in base | given:
+        base["dtype"] = faster_precision()
     return Recipe.from_dict(base | given), about
 
 

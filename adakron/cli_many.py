@@ -108,12 +108,14 @@ def _task(entry: "Entry", given: dict[str, Any]) -> "tuple[Task, About]":
     from adakron.training.calibration import require_labels
     from adakron.training.data import load_task
     from adakron.training.metrics import choose_metric
+    from adakron.training.precision import faster_precision
     from adakron.training.recipe import Recipe
     from adakron.training.records import About
     from adakron.training.together.run import Task
 
     try:
-        recipe = Recipe.from_dict({**given, **entry.settings, "name": entry.name})
+        chosen = {**given, **entry.settings, "name": entry.name}
+        recipe = Recipe.from_dict(chosen if "dtype" in chosen else chosen | {"dtype": faster_precision()})
     except ConfigError as error:
         raise ConfigError(f"{entry.name}: {error}", key=error.key, hint=error.hint) from error
     except TypeError as error:  # a text where a number belongs: only TOML can say that

@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 CLF, ADMIN = "clf", "admin"
 COLLECT_WITHIN_S = 3.0
 COUNT_EVERY_S = 5.0
+COUNT_AGAIN_AFTER_S = 0.5
 # Above what the batcher admits, so that it is our own 429 in JSON that a client sees, never Ray's in plain text.
 MAX_ONGOING_REQUESTS = 8192
 # Deadlines nest: ours 20 s, Ray's this or what a header asks for, HAProxy's above both.
@@ -152,9 +153,10 @@ class Clf:
         """Keep up with how many share the work, and with it each limit on what a key may ask."""
         handle = serve.get_deployment_handle("Clf", app_name=CLF)
         while True:
-            alive = sum(answer is True for answer in await _broadcast(handle, "ping"))
-            self._plane.rates.shares = max(1, alive)
-            await asyncio.sleep(COUNT_EVERY_S)
+            alive = sum(answer is True for answer in await _broadcast(handle, "ping", log_level=logging.DEBUG))
+            if alive:  # none: Ray is still starting them, this one among them
+                self._plane.rates.shares = alive
+            await asyncio.sleep(COUNT_EVERY_S if alive else COUNT_AGAIN_AFTER_S)
 
     async def _collect_metrics(self) -> bytes:
         """Of all replicas that answer in time, this one always among them."""
@@ -321,14 +323,16 @@ async def _or_refusal(work: Awaitable[Loaded]) -> Loaded | Exception:
         return refusal
 
 
-async def _broadcast(handle: DeploymentHandle[Any], method: str, *arguments: object) -> list[object]:
+async def _broadcast(
+    handle: DeploymentHandle[Any], method: str, *arguments: object, log_level: int = logging.WARNING
+) -> list[object]:
     """What every replica answers to a method, or its exception; nothing where they cannot be asked or are late."""
     try:
         answers: list[object] = await handle.broadcast(method, *arguments).results_async(
             timeout_s=COLLECT_WITHIN_S if method != "apply" else None, return_exceptions=True
         )
     except (TimeoutError, ray.exceptions.RayError, RayServeException) as error:
-        log.warning("the replicas do not answer to %s: %s", method, type(error).__name__)
+        log.log(log_level, "the replicas do not answer to %s: %s", method, type(error).__name__)
         return []
     return answers
 

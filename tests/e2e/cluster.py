@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,9 @@ class Server:
             level = {pid for pid, parent in parents.items() if parent in level}
         return found
 
-    def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, headers=bearer(self.keys.get("all")), **options)
+    def client(self, *, headers: Mapping[str, str] | None = None) -> httpx.Client:
+        sent = {**bearer(self.keys.get("all")), **(headers or {})}
+        return httpx.Client(base_url=self.url, timeout=30, headers=sent)
 
     def classify(self, adapter: str, inputs: object = "hello", **more: object) -> httpx.Response:
         """One call on a connection of its own, so that it may reach any replica."""

@@ -20,7 +20,6 @@ import torch
 from transformers import set_seed
 
 import adakron
-from adakron.precision import choose_dtype
 from adakron.training.classifier import forward_texts
 from adakron.training.data import TaskData
 from adakron.training.glue.results import Result, ResultFile
@@ -28,7 +27,8 @@ from adakron.training.glue.suites import Run, Suite
 from adakron.training.glue.tasks import DATA_SEED, GlueData, load_glue
 from adakron.training.loop import Schedule, fit, texts_of
 from adakron.training.methods import ParameterCount
-from adakron.training.recipe import Precision, Recipe
+from adakron.training.precision import faster_precision
+from adakron.training.recipe import Recipe
 from adakron.training.run import load_backbone, probe_features, probe_logits, scores_on_validation, start_at_mean
 
 Say = Callable[[str], None]
@@ -85,7 +85,7 @@ class _Bench:
         self.source = source
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._device = device
-        self._dtype: Precision = "bfloat16" if choose_dtype("auto", device) == torch.bfloat16 else "float32"
+        self._dtype = faster_precision()
         self._data: tuple[object, GlueData] | None = None
         self._features: tuple[object, Features] | None = None
 
