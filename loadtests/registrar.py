@@ -5,7 +5,7 @@ timelines that the checker reads.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
@@ -27,7 +27,11 @@ _TEXT = "Whatever this says, the label is known."
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One request to the admin routes. change: what it does to the name's timeline; None if it must do nothing."""
+    """One request to the admin routes.
+
+    change         what it does to the name's timeline; None if it must do nothing
+    may_be_absent  the name may be unknown to the server: nobody heard the end of the change before
+    """
 
     kind: WriteKind
     name: str
@@ -36,6 +40,7 @@ class Write:
     change: Change | None
     data: bytes | None = None
     json: dict[str, Any] | None = None
+    may_be_absent: bool = False
 
 
 @dataclass(slots=True)
@@ -84,7 +89,8 @@ class Registrar:
     def farewell(self, now_s: float) -> Iterator[Write]:
         """Deletions of all that is still registered; judge each before the next is taken."""
         for name in self.live():
-            yield self._delete(name, now_s)
+            may_be_absent = not self._names[name].timeline.is_settled  # the end of the run cut a registration off
+            yield replace(self._delete(name, now_s), may_be_absent=may_be_absent)
 
     def judge(self, write: Write, status: int, body: Any, now_s: float) -> str | None:
         """Draw the reply's consequences. Returns what is wrong with it, or None."""
@@ -105,6 +111,8 @@ class Registrar:
         return Call("changed", {"adapter": name, "inputs": [_TEXT]}, (Ask(name, _TEXT, None),))
 
     def _fault(self, write: Write, status: int, body: Any) -> str | None:
+        if status == 404 and write.may_be_absent:
+            return None
         if status not in _GOOD[write.kind]:
             return f"{write.kind} {write.name}: expected HTTP {_GOOD[write.kind]}; got {status} {str(body)[:300]}"
         if write.change is None:

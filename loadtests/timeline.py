@@ -61,6 +61,11 @@ class Timeline:
         """What the last change sent makes of the name; None if it removes it."""
         return self._changes[-1].signature
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the last change sent is known to have happened."""
+        return self._changes[-1].settled_s < math.inf
+
     def possible(self, started_s: float, ended_s: float) -> list[Signature | None]:
         """All that may rightly answer a request that was sent and answered at these times; None: not found."""
         over = max((i for i, change in enumerate(self._changes) if change.settled_s <= started_s), default=0)

@@ -122,6 +122,18 @@ def test_farewell_deletes_all_that_is_registered(registrar: Registrar) -> None:
     assert [(deletion.method, deletion.path) for deletion in deletions] == [("DELETE", "/v1/adapters/load/x")]
 
 
+def test_a_registration_that_was_cut_off_may_be_absent_at_the_farewell_and_an_acknowledged_one_not(
+    registrar: Registrar,
+) -> None:
+    known = registrar.plan(Random(1), 1.0)
+    registrar.judge(known, 201, good_reply(known), 2.0)
+    cut_off = registrar.plan(Random(1), 3.0)
+    deletions = {write.name: write for write in registrar.farewell(4.0)}
+    absent = {"error": {"code": "ADAPTER_NOT_FOUND"}}
+    assert registrar.judge(deletions[cut_off.name], 404, absent, 5.0) is None
+    assert registrar.judge(deletions[known.name], 404, absent, 5.0) is not None
+
+
 def test_the_question_after_a_change_asks_the_bare_name(registrar: Registrar) -> None:
     call = registrar.question("load/x")
     assert call.body["adapter"] == "load/x"
