@@ -306,26 +306,17 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 
 def _train(parsed: argparse.Namespace) -> int:
     from adakron.backbone import Backbone
-    from adakron.training.calibration import calibrate_trained, require_labels
+    from adakron.training.calibration import calibrate_trained
     from adakron.training.card import write_card
-    from adakron.training.metrics import choose_metric
     from adakron.training.records import results, settings, write_folder
     from adakron.training.run import full_fine_tuning, linear_probe, train_adapter
     from adakron.training.statistics import measure
-    from adakron.training.task_file import is_task_file, load_data
+    from adakron.training.task_file import is_task_file, load_for
 
     quiet_libraries()
     recipe, about = _recipe(parsed)
     examples = _examples(parsed)
-    data = load_data(
-        parsed.data,
-        train_splits=recipe.train_splits,
-        problem_type=recipe.problem_type,
-        max_rows=recipe.max_rows,
-        seed=recipe.seed,
-    )
-    metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
-    require_labels(recipe, data)
+    data, metric = load_for(recipe, parsed.data)
     print(f"{recipe.name}: {data.problem_type}, best epoch by {metric}")
     backbone = Backbone.load(recipe.backbone)
     print("\n".join(measure(data, backbone.tokenizer, recipe.max_length).lines()), flush=True)
@@ -406,7 +397,7 @@ def quiet_libraries() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights; training has its own
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped there
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers'
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:

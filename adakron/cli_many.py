@@ -105,12 +105,10 @@ def _train_many(parsed: argparse.Namespace) -> int:
 
 def _task(entry: "Entry", given: dict[str, Any]) -> "tuple[Task, About]":
     from adakron.cli import golden_texts_in, json_object
-    from adakron.training.calibration import require_labels
-    from adakron.training.data import load_task
-    from adakron.training.metrics import choose_metric
     from adakron.training.precision import faster_precision
     from adakron.training.recipe import Recipe
     from adakron.training.records import About
+    from adakron.training.task_file import load_for
     from adakron.training.together.run import Task
 
     try:
@@ -122,15 +120,7 @@ def _task(entry: "Entry", given: dict[str, Any]) -> "tuple[Task, About]":
         raise ConfigError(f"{entry.name}: a setting is of the wrong type: {error}") from error
     about = About.from_dict(json_object(entry.about)) if entry.about else About()
     examples = golden_texts_in(entry.examples) if entry.examples else None
-    data = load_task(
-        entry.source,
-        train_splits=recipe.train_splits,
-        problem_type=recipe.problem_type,
-        max_rows=recipe.max_rows,
-        seed=recipe.seed,
-    )
-    metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
-    require_labels(recipe, data)
+    data, metric = load_for(recipe, entry.source)
     print(
         f"{recipe.name}: {data.problem_type}, {len(data.train):,} rows, best epoch by {metric}",
         flush=True,

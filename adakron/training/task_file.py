@@ -20,7 +20,10 @@ from typing import Any
 
 from adakron.config import ProblemType
 from adakron.errors import DataError
+from adakron.training.calibration import require_labels
 from adakron.training.data import LabelledRow, TaskData, load_task
+from adakron.training.metrics import choose_metric
+from adakron.training.recipe import Recipe
 
 TASK_FILE = "task.json"
 OTHERS = "*"
@@ -29,6 +32,20 @@ OTHERS = "*"
 def is_task_file(source: str) -> bool:
     """Whether `source` names a task file rather than a folder or a hub data set."""
     return source.endswith(".json") and Path(source).expanduser().is_file()
+
+
+def load_for(recipe: Recipe, source: str) -> tuple[TaskData, str]:
+    """The data that a recipe is trained on, and the metric its best epoch is chosen by. Raises DataError."""
+    data = load_data(
+        source,
+        train_splits=recipe.train_splits,
+        problem_type=recipe.problem_type,
+        max_rows=recipe.max_rows,
+        seed=recipe.seed,
+    )
+    metric = choose_metric(recipe.metric, data.problem_type, data.label_names)
+    require_labels(recipe, data)
+    return data, metric
 
 
 def load_data(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from adakron.config import ProblemType
 from adakron.errors import DataError
 from adakron.training.data import TaskData, load_task, read_meta
 
@@ -105,7 +106,7 @@ def load_glue(task: GlueTask, source: str | None, max_rows: int | None, max_vali
 
     Raises DataError where there is no such folder, and as `load_task` does.
     """
-    kind = "regression" if task.labels is None else "single_label_classification"
+    kind: ProblemType = "regression" if task.labels is None else "single_label_classification"
     if source is None:
         fields = dict(zip(task.columns, ("text", "text_pair"), strict=False))
         data = load_task(
@@ -114,7 +115,7 @@ def load_glue(task: GlueTask, source: str | None, max_rows: int | None, max_vali
             columns=fields,
             label_names=task.labels,
             skip_blank=True,  # QQP has a few
-            problem_type=kind,  # type: ignore[arg-type]  # one of two literals
+            problem_type=kind,
             max_rows=max_rows,
             seed=DATA_SEED,
         )
@@ -129,7 +130,7 @@ def load_glue(task: GlueTask, source: str | None, max_rows: int | None, max_vali
         str(folder),
         train_splits=train_splits,
         label_names=task.labels,
-        problem_type=kind,  # type: ignore[arg-type]  # one of two literals
+        problem_type=kind,
         max_rows=max_rows,
         seed=DATA_SEED,
     )

@@ -95,7 +95,7 @@ def _entry(name: str, table: object, file: Path, source: str | None) -> Entry:
             raise DataError(f"{file}: [{name}]: expected text for {key}; found {str(table[key])[:40]}")
     if "data" in table:
         beside = file.parent / table["data"]
-        source = str(beside) if beside.is_dir() else table["data"]
+        source = str(beside) if beside.exists() else table["data"]
     if source is None:
         raise DataError(f"{file}: [{name}] has no data", hint=f'write data = "FOLDER", or --data {name}=FOLDER')
     about, examples = (file.parent / table[key] if key in table else None for key in ("about", "examples"))
