@@ -50,6 +50,12 @@ def test_data_of_the_file_that_is_no_folder_beside_it_is_a_hub_data_set(root) ->
     assert found.source == "nyu-mll/glue:rte"
 
 
+def test_a_task_file_beside_the_file_is_taken_as_one(root) -> None:
+    (root / "joined.json").write_text("{}")
+    (found,) = entries([], toml(root, '[x]\ndata = "joined.json"\n'))
+    assert found.source == str(root / "joined.json")
+
+
 @pytest.mark.parametrize("name", ["../rte", "a/b", "", "..", "."])
 def test_a_name_that_cannot_name_a_folder_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="can name a folder"):
