@@ -5,8 +5,10 @@ turns, A B A B ..., on one server; within a phase calls start at a fixed rate, w
 latency counts from the moment at which its call was due.
 
     A    traffic alone
-    B    the same, and adapters registered at --registrations a second; each is asked for on new connections at once
+    B    the same, and adapters registered at --registrations a second; each is asked for at once, three times
     C    registrations alone, one after the other
+
+In A the shipped adapters are asked for as often as the new ones in B, so that registering is the only difference.
 
 Reported: p50 and p99 of the calls in each phase, B's p99 over that of the A before it, and the time from sending an
 artefact to the 201, after which every replica serves it. The server is one of its own: two replicas, the default
@@ -94,9 +96,11 @@ class Beside:
         await self._traffic(Phase("warm"))
 
     async def alone(self) -> Phase:
-        """A: traffic alone."""
+        """A: traffic alone, of as many calls as in B."""
         phase = Phase("A")
-        await self._traffic(phase)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._traffic(phase))
+            group.create_task(self._at_rate(self._registrations_a_s, lambda due_s: self._ask_for_shipped(phase)))
         return phase
 
     async def beside(self) -> Phase:
@@ -154,9 +158,20 @@ class Beside:
             if words := await self._not_served(name, artefact):
                 phase.faults.append(words)
 
+    async def _ask_for_shipped(self, phase: Phase) -> None:
+        name = self._rng.choice(self._targets).name
+        for _ in range(ASKED_AFTER_201):
+            reply = await self._ask(name)
+            if reply.status_code != 200:
+                phase.faults.append(f"{name} was answered {reply.status_code} {reply.text[:200]}")
+
+    async def _ask(self, name: str) -> httpx.Response:
+        return await self._client.post(
+            "/v1/classify", json={"adapter": name, "inputs": [self._rng.choice(self._texts)]}
+        )
+
     async def _not_served(self, name: str, artefact: SignatureArtefact) -> str | None:
-        body = {"adapter": name, "inputs": [self._rng.choice(self._texts)]}
-        reply = await self._client.post("/v1/classify", json=body)
+        reply = await self._ask(name)
         if reply.status_code != 200:
             return f"{name} was registered, and answers {reply.status_code}"
         found = (reply.json()["sha256"], reply.json()["results"][0]["label"])
