@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-SUITE_NAMES = ("quick", "full", "paper-bert", "paper-roberta")
+SUITE_NAMES = ("quick", "full", "whole", "paper-bert", "paper-roberta")
 
 
 def add_glue(subparsers: Verbs) -> None:
@@ -34,6 +34,12 @@ def add_glue(subparsers: Verbs) -> None:
     parser.add_argument("--seeds", type=_numbers, metavar="N,N", default=(), help="with commas (13)")
     parser.add_argument(
         "--rates", type=_positive, metavar="N", help="learning rates tried for each method on each task, 1 to 5"
+    )
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="runs at a time, for a GPU that one leaves idle (1)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), help="of the matrix products (the faster one of the machine)"
     )
     parser.add_argument("--backbone", metavar="NAME", help="hub id or folder, instead of the suite's")
     parser.add_argument(
@@ -67,7 +73,7 @@ def _glue(parsed: argparse.Namespace) -> int:
             raise DataError(f"{out}: no results of the suite {suite.name}", hint="leave --report out to run it")
     else:
         source = parsed.data or os.environ.get("ADAKRON_DATA_DIR") or None
-        results = run_suite(suite, source, out, lambda line: print(line, flush=True))
+        results = run_suite(suite, source, out, lambda line: print(line, flush=True), parsed.jobs, parsed.dtype)
     print(plain(make_table(results, suite.tasks, suite.methods), f"{suite.name}: {conditions(results)}"))
     if parsed.page:
         for path in write_page(Path(parsed.page), ResultFile(out).read()):

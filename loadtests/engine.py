@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype = choose_dtype(wanted, device)
             print(f"== {name}, {str(dtype).removeprefix('torch.')}, rows: {trace.source}", flush=True)
             scale = (QUICK if options.quick else FULL).only(options.parts)
+            if options.seconds is not None:
+                scale = replace(scale, contest_s=options.seconds)
             bench = Bench(backbone, dtype, device, trace, scale, source=name, started_s=started_s, say=_say)
             cases.append(bench.run())
     options.results.mkdir(parents=True, exist_ok=True)
@@ -108,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", nargs="+", choices=("auto", "float32", "bfloat16"), default=["auto"])
+    parser.add_argument(
+        "--seconds", type=float, help="seconds a contest takes at least (12, with --quick 2.4; less is enough on a GPU)"
+    )
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the report is written")
     return parser

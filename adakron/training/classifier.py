@@ -22,6 +22,8 @@ from adakron.module import AdaKron, MAdaKron
 from adakron.text import TextOrPair, tokenise
 from adakron.training.recipe import Recipe
 
+DISTILLATION_TEMPERATURE = 2.0
+
 
 class Classifier(nn.Module):
     """Tokens to logits and, where labels are given, the loss.
@@ -51,14 +53,21 @@ class Classifier(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        teacher: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Ids, mask (1 for a token) and types [B, T], labels [B] or [B, L] -> logits [B, L] float32, loss a scalar."""
+        """Ids, mask (1 for a token) and types [B, T], labels [B] or [B, L] -> logits [B, L] float32, loss a scalar.
+
+        teacher  logits [B, L] of another classifier; the loss then is half its own and half `distillation`
+        """
         kinds = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kinds).last_hidden_state
         logits = self.logits(hidden, attention_mask)
         if labels is None:
             return {"logits": logits}
-        return {"loss": self.loss(logits, labels), "logits": logits}
+        loss = self.loss(logits, labels)
+        if teacher is not None:
+            loss = (loss + self.distillation(logits, teacher)) / 2
+        return {"loss": loss, "logits": logits}
 
     def logits(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoder's last hidden state [B, T, D] and the mask [B, T] -> [B, L] float32."""
@@ -72,6 +81,19 @@ class Classifier(nn.Module):
         if self.problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.float())
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+
+    def distillation(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        """How far logits [B, L] are from a teacher's [B, L]: the mean over rows, a scalar.
+
+        T^2 KL(softmax(teacher / T) || softmax(logits / T)) with T = DISTILLATION_TEMPERATURE (Hinton et al., 2015); of
+        several labels a row the same for each label's two outcomes, without T; of values the squared difference.
+        """
+        if self.problem_type == "regression":
+            return F.mse_loss(logits, teacher)
+        if self.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, teacher.sigmoid())
+        own, wanted = ((values / DISTILLATION_TEMPERATURE).log_softmax(1) for values in (logits, teacher))
+        return DISTILLATION_TEMPERATURE**2 * F.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
     def layer_adapters(self) -> list[AdaKron | MAdaKron]:
         """The adapters, first layer first."""

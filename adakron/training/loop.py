@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -23,6 +24,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from adakron.backbone import Backbone
 from adakron.text import TextOrPair
@@ -112,14 +114,24 @@ def texts_of(rows: Sequence[LabelledRow]) -> list[TextOrPair]:
 
 
 def fit(
-    model: Classifier, backbone: Backbone, data: TaskData, recipe: Recipe, schedule: Schedule, metric: str
+    model: Classifier,
+    backbone: Backbone,
+    data: TaskData,
+    recipe: Recipe,
+    schedule: Schedule,
+    metric: str,
+    teacher: np.ndarray | None = None,
 ) -> Outcome:
     """Train `model` in place and leave its best epoch's weights in it, in eval mode.
 
     Batches are padded to their longest row, and rows of like length come together. One seed gives one result on one
     machine.
+
+    teacher  logits [N, L] of another classifier for the training rows, to be learnt from beside their labels
     """
     train = _tokenised(backbone, data, data.train, recipe.max_length)
+    if teacher is not None:
+        train = train.add_column("teacher", list(teacher.astype(np.float32)))
     by_length = sorted(data.validation, key=lambda row: len(row.text) + len(row.text_pair or ""))  # less padding
     validation = _tokenised(backbone, data, by_length, recipe.max_length)
     steps = math.ceil(len(train) / recipe.batch)
@@ -127,7 +139,8 @@ def fit(
     keeper = KeepBest(model, metric, recipe.patience, steps, between)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return pad(rows, backbone) | {"labels": torch.tensor([row["labels"] for row in rows])}
+        beside = {name: torch.tensor([row[name] for row in rows]) for name in ("labels", "teacher") if name in rows[0]}
+        return pad(rows, backbone) | beside
 
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
@@ -181,6 +194,8 @@ def _arguments(recipe: Recipe, schedule: Schedule, scratch: str) -> TrainingArgu
         label_names=["labels"],
         seed=recipe.seed,
         bf16=recipe.dtype == "bfloat16",
+        tf32=is_torch_tf32_available() or None,  # products of float32 on tensor cores
+        logging_nan_inf_filter=False,  # it waits for the device in every step
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

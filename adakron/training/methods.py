@@ -33,6 +33,7 @@ class Method:
     build    puts it on a fresh backbone; arguments as `adapter_classifier` takes them
     rate     learning rate at which it is tried first, for an encoder of MiniLM's size
     changes  fields of the recipe that it sets
+    teacher  the method that is trained before it, and whose logits it learns from beside the labels
     """
 
     name: str
@@ -40,6 +41,7 @@ class Method:
     build: Build
     rate: float
     changes: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
 
     def recipe(self, base: Recipe) -> Recipe:
         """`base` as this method trains."""
@@ -168,6 +170,21 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 
 _TRIED = (
     Method("adakron-open", "AdaKron r{bottleneck}, open start", _open_start, _ADAKRON_RATE),
+    Method(
+        "adakron-wide",
+        "AdaKron r{bottleneck}, open start",
+        _open_start,
+        _ADAKRON_RATE,
+        changes={"bottleneck": 192},
+    ),
+    Method(
+        "adakron-distilled",
+        "AdaKron r{bottleneck}, open start, distilled",
+        _open_start,
+        _ADAKRON_RATE,
+        changes={"bottleneck": 192},
+        teacher="full",
+    ),
     Method("adakron-k8", "AdaKron r{bottleneck}, k = 8", adapter_classifier, _ADAKRON_RATE, changes={"factor": 8}),
     Method("adakron-k12", "AdaKron r{bottleneck}, k = 12", adapter_classifier, _ADAKRON_RATE, changes={"factor": 12}),
     Method("adakron-r16", "AdaKron r16", adapter_classifier, _ADAKRON_RATE, changes={"bottleneck": 16}),

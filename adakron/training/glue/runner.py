@@ -5,12 +5,15 @@ Knows how one method is trained and scored on one task; nothing of tables.
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,45 +23,47 @@ import torch
 from transformers import set_seed
 
 import adakron
-from adakron.training.classifier import forward_texts
-from adakron.training.data import TaskData
+from adakron.backbone import Backbone
+from adakron.training.classifier import Classifier, forward_texts
+from adakron.training.data import LabelledRow, TaskData
 from adakron.training.glue.results import Result, ResultFile
 from adakron.training.glue.suites import Run, Suite
 from adakron.training.glue.tasks import DATA_SEED, GlueData, load_glue
-from adakron.training.loop import Schedule, fit, texts_of
-from adakron.training.methods import ParameterCount
+from adakron.training.loop import Outcome, Schedule, fit, texts_of
+from adakron.training.methods import ParameterCount, method_named
 from adakron.training.precision import faster_precision
-from adakron.training.recipe import Recipe
+from adakron.training.recipe import Precision, Recipe
 from adakron.training.run import load_backbone, probe_features, probe_logits, scores_on_validation, start_at_mean
 
 Say = Callable[[str], None]
 Features = tuple[np.ndarray, np.ndarray]
 
 
-def run_suite(suite: Suite, source: str | None, out: Path, say: Say) -> list[Result]:
+def run_suite(
+    suite: Suite, source: str | None, out: Path, say: Say, jobs: int = 1, dtype: Precision | None = None
+) -> list[Result]:
     """Every run of the suite that `out` does not hold yet; returns the results of all its runs, in their order.
 
     source  folder of the tasks' folders, or None for the hub
     say     gets a line when a run begins and when it ends
+    jobs    runs at a time, each in a process of its own: a small encoder leaves most of a GPU idle
+    dtype   of the matrix products; None: the faster one here
 
     Raises DataError, ConfigError, BackboneError; what was finished stays in `out`.
     """
     file = ResultFile(out)
     finished = {result.key: result for result in file.read()}
-    bench = _Bench(source)
-    plan = suite.plan()
-    results = []
-    for number, run in enumerate(plan, start=1):
-        loaded = bench.data(run)
-        key = run_key(run, loaded.data)
-        if key not in finished:
-            say(f"[{number}/{len(plan)}] {describe(run)}, {len(loaded.data.train):,} rows")
-            finished[key] = bench.result(run, key, loaded)
-            file.append(finished[key])
-            said = ", ".join(f"{name} {finished[key].scores[name]:.4f}" for name in _shown(run))
-            say(f"[{number}/{len(plan)}] {said} in {finished[key].seconds:,.0f} s")
-        results.append(finished[key])
-    return results
+    bench = _Bench(source, dtype or faster_precision())
+    plan = [_Planned.of(run, bench.data(run).data) for run in suite.plan()]
+    missing = {planned.key: planned.run for planned in plan if planned.key not in finished}
+    to_do = [planned for planned in plan if planned.key in missing]
+    for result in bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs):
+        file.append(result)
+        finished[result.key] = result
+        run = missing[result.key]
+        said = ", ".join(f"{name} {result.scores[name]:.4f}" for name in _shown(run))
+        say(f"{describe(run)}: {said} in {result.seconds:,.0f} s")
+    return [finished[planned.key] for planned in plan]
 
 
 def describe(run: Run) -> str:
@@ -78,14 +83,24 @@ def run_key(run: Run, data: TaskData) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A run with its key and the rows it trains on, over all epochs."""
+
+    run: Run
+    key: str
+    rows: int
+
+    @classmethod
+    def of(cls, run: Run, data: TaskData) -> "_Planned":
+        return cls(run, run_key(run, data), len(data.train) * run.recipe.epochs)
+
+
 class _Bench:
     """Runs one at a time; the rows and the probe's features of the last task are kept for the next run."""
 
-    def __init__(self, source: str | None) -> None:
-        self.source = source
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._device = device
-        self._dtype = faster_precision()
+    def __init__(self, source: str | None, dtype: Precision) -> None:
+        self.source, self.dtype = source, dtype
         self._data: tuple[object, GlueData] | None = None
         self._features: tuple[object, Features] | None = None
 
@@ -95,9 +110,17 @@ class _Bench:
             self._data = (wanted, load_glue(run.task, self.source, run.recipe.max_rows, run.validation))
         return self._data[1]
 
-    def result(self, run: Run, key: str, loaded: GlueData) -> Result:
+    def results(self, plan: Sequence[_Planned], say: Say) -> Iterator[Result]:
+        """Each run's result, in their order."""
+        for number, planned in enumerate(plan, start=1):
+            rows = len(self.data(planned.run).data.train)
+            say(f"{number} of {len(plan)}: {describe(planned.run)}, {rows:,} rows")
+            yield self.result(planned.run, planned.key)
+
+    def result(self, run: Run, key: str) -> Result:
         started = time.monotonic()
-        run = replace(run, recipe=replace(run.recipe, dtype=self._dtype))
+        loaded = self.data(run)
+        run = replace(run, recipe=replace(run.recipe, dtype=self.dtype))
         probes = run.strength is not None
         parameters, training, logits = self._probe(run, loaded.data) if probes else _train(run, loaded.data)
         return Result(
@@ -119,33 +142,77 @@ class _Bench:
             training=training,
             seconds=round(time.monotonic() - started, 1),
             date=datetime.now(UTC).date().isoformat(),
-            hardware=_hardware() | {"dtype": self._dtype},
+            hardware=_hardware() | {"dtype": self.dtype},
         )
 
     def _probe(self, run: Run, data: TaskData) -> tuple[ParameterCount, dict[str, float], np.ndarray]:
         assert run.strength is not None
         wanted = (run.task, run.recipe.max_rows, run.validation, run.recipe.backbone)
         if self._features is None or self._features[0] != wanted:
-            with _precision(run.recipe, self._device):
+            with _precision(run.recipe):
                 self._features = (wanted, probe_features(run.recipe, data))
         train, validation = self._features[1]
         head = len(data.label_names) * (train.shape[1] + 1)
         return ParameterCount(0, head), {}, probe_logits(train, validation, data, run.strength)
 
 
+def _side_by_side(plan: Sequence[_Planned], bench: _Bench, jobs: int) -> Iterator[Result]:
+    """The runs' results as they come, `jobs` at a time, the longest begun first; the first error ends them all."""
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    pool = ProcessPoolExecutor(jobs, spawn, initializer=_begin_job, initargs=(bench.source, bench.dtype, jobs))
+    order = sorted(plan, key=lambda planned: (planned.run.recipe.seed, planned.run.attempt, -planned.rows))
+    try:
+        for done in as_completed([pool.submit(_job, planned.run, planned.key) for planned in order]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_jobs_bench: _Bench | None = None
+
+
+def _begin_job(source: str | None, dtype: Precision, jobs: int) -> None:
+    global _jobs_bench
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # epochs of many runs at once say nothing to a reader
+    _jobs_bench = _Bench(source, dtype)
+
+
+def _job(run: Run, key: str) -> Result:
+    assert _jobs_bench is not None
+    return _jobs_bench.result(run, key)
+
+
 def _train(run: Run, data: TaskData) -> tuple[ParameterCount, dict[str, float], np.ndarray]:
+    teacher = None
+    if run.method.teacher is not None:
+        taught = _taught_by(run)
+        teacher = _logits(taught, *_trained(taught, data)[:2], data.train)
+    model, backbone, outcome = _trained(run, data, teacher)
+    return ParameterCount.of(model), asdict(outcome), _logits(run, model, backbone, data.validation)
+
+
+def _taught_by(run: Run) -> Run:
+    """The run of a method's teacher, at the rate at which that is tried first."""
+    assert run.method.teacher is not None
+    method = method_named(run.method.teacher)
+    return replace(run, method=method, recipe=method.recipe(replace(run.recipe, lr=method.rate)))
+
+
+def _trained(run: Run, data: TaskData, teacher: np.ndarray | None = None) -> tuple[Classifier, Backbone, Outcome]:
     recipe = run.recipe
     backbone = load_backbone(recipe)
     set_seed(recipe.seed)
     model = run.method.build(backbone, recipe, len(data.label_names), data.problem_type)
-    parameters = ParameterCount.of(model)
     start_at_mean(model, data)
     chosen_on = replace(data, validation=_selection(run, data))
     schedule = Schedule(recipe.lr, recipe.epochs, recipe.weight_decay)
-    outcome = fit(model, backbone, chosen_on, recipe, schedule, run.task.metric)
-    with _precision(recipe, next(model.parameters()).device):
-        logits = forward_texts(model, backbone, texts_of(data.validation), recipe.max_length)
-    return parameters, asdict(outcome), logits
+    return model, backbone, fit(model, backbone, chosen_on, recipe, schedule, run.task.metric, teacher)
+
+
+def _logits(run: Run, model: Classifier, backbone: Backbone, rows: Sequence[LabelledRow]) -> np.ndarray:
+    with _precision(run.recipe):
+        return forward_texts(model, backbone, texts_of(rows), run.recipe.max_length)
 
 
 def _selection(run: Run, data: TaskData) -> tuple[Any, ...]:
@@ -155,8 +222,9 @@ def _selection(run: Run, data: TaskData) -> tuple[Any, ...]:
     return tuple(random.Random(DATA_SEED).sample(data.validation, run.selection))
 
 
-def _precision(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16")
+def _precision(recipe: Recipe) -> AbstractContextManager[Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, torch.bfloat16, enabled=recipe.dtype == "bfloat16")
 
 
 def _shown(run: Run) -> tuple[str, ...]:

@@ -163,6 +163,14 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
                 selection=400,
             ),
             Suite(
+                "whole",
+                "every method on whole training sets, for a GPU",
+                replace(_MINILM, batch=64, patience=80),
+                methods=tuple(METHODS),
+                tasks=CHEAP_FIRST,
+                epochs={"mnli": 3, "qqp": 3, "sst2": 2, "qnli": 4, "cola": 8, "stsb": 8, "mrpc": 10, "rte": 12, "": 8},
+            ),
+            Suite(
                 "paper-bert",
                 "the paper's setting: bert-base-uncased, r = 48, all rows, the authors' hyper-parameters",
                 replace(_AUTHORS, backbone="bert-base-uncased", bottleneck=48, pooling="pooler"),
