@@ -17,7 +17,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,17 +32,18 @@ FIRST_CAPACITY = 8
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-@dataclass(frozen=True, slots=True)
-class SiteShape:
-    """Adapters of equal shape share a shelf. factor k, quotient q = r / k, layers below first_layer carry nothing."""
+class SiteShape(NamedTuple):
+    """Adapters of equal shape share a shelf. factor k, quotient q = r / k, layers below first_layer carry nothing.
+
+    A tuple, as every batch looks it up once a row and more.
+    """
 
     factor: int
     quotient: int
     first_layer: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeadShape:
+class HeadShape(NamedTuple):
     """Heads of one kind and one padded width share a shelf."""
 
     kind: Head

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from adakron.activations import Activation, activate
 from adakron.bank import BankView, HeadShape, Placement
-from adakron.config import AdapterConfig, Pooling
+from adakron.config import Pooling, ProblemType
 from adakron.kernels.compiler import native_library
 from adakron.kernels.native import grouped_products, products, row_means
 from adakron.plan import Plan, Stage
@@ -48,7 +48,8 @@ def _means(hidden: Tensor, stage: Stage, kernels: str) -> Tensor:
     if kernels == "native" and (library := native_library()) is not None:
         return row_means(library, hidden, stage.starts, stage.lengths)
     lengths = torch.from_numpy(stage.lengths).to(hidden.device)
-    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths)
+    # unsafe: it does not check the lengths, for which it would wait for the device.
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)
 
 
 def _chosen(poolings: Sequence[Pooling], wanted: Pooling, device: torch.device) -> Tensor:
@@ -144,12 +145,14 @@ def _head(pooled: Tensor, head: dict[str, Tensor], shape: HeadShape, slots: list
     return torch.baddbmm(head["bias"][index][..., None], head["weight"][index], pooled[..., None]).squeeze(-1)
 
 
-def scores(logits: np.ndarray, config: AdapterConfig) -> np.ndarray:
-    """softmax(logits / temperature), sigmoid for multi-label, nothing for regression: [L] float32 -> [L], or [0].
+def scores(logits: np.ndarray, problem_type: ProblemType, temperatures: np.ndarray) -> np.ndarray:
+    """softmax(logits / temperature), sigmoid for multi-label, nothing for regression: [n, L] float32 -> [n, L], [n, 0].
 
-    For finite logits of any size.
+    temperatures  [n] float32
+
+    For finite logits of any size. A row's scores are the same to the last bit whatever the others are.
     """
-    if config.problem_type == "regression":
-        return np.empty(0, dtype=np.float32)
-    activation: Activation = "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
-    return activate(logits / np.float32(config.calibration.temperature), activation)
+    if problem_type == "regression":
+        return np.empty((len(logits), 0), dtype=np.float32)
+    activation: Activation = "sigmoid" if problem_type == "multi_label_classification" else "softmax"
+    return activate(logits / temperatures[:, None], activation)

@@ -106,7 +106,7 @@ def _triton_encoder(
     from adakron.graphs import GraphedEncoder  # these import triton, which may be missing
     from adakron.kernels.cuda import TritonKernels
 
-    kernels = TritonKernels(heads, int(model.config.hidden_size), dtype, device)
+    kernels = TritonKernels(heads, int(model.config.hidden_size), dtype, device, invariant=invariant)
     return GraphedEncoder(PackedEncoder(model, dtype, device, kernels, invariant=invariant), kernels)
 
 

@@ -25,7 +25,7 @@ from adakron.artefact import Adapter
 from adakron.backbone import DEFAULT, Backbone
 from adakron.bank import AdapterBank, BankView, PackedAdapter
 from adakron.classifier import classify, pool_packed, scores
-from adakron.config import AdapterConfig, Fingerprint
+from adakron.config import AdapterConfig, Fingerprint, ProblemType
 from adakron.encoder import KernelChoice, make_encoder
 from adakron.errors import (
     BackboneError,
@@ -68,6 +68,22 @@ class EncodedRow:
     @property
     def n_tokens(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """What a batch gave. pooled [B, D] float32, on the device, row order[n] of the batch at n; logits row by row."""
+
+    pooled: Tensor
+    order: Sequence[int]
+    logits: Sequence[np.ndarray | None]
+
+    def vectors(self) -> np.ndarray:
+        """The pooled vectors [B, D] float32 on the host, in the order of the batch."""
+        packed = self.pooled.cpu().numpy()
+        vectors = np.empty_like(packed)
+        vectors[self.order] = packed
+        return vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +326,10 @@ class Engine:
         if not rows:
             return []
         with self._run_lock, torch.inference_mode():
-            pooled, logits = self._forward(rows)
-        return [self._result(row, values, pooled[n]) for n, (row, values) in enumerate(zip(rows, logits, strict=True))]
+            forward = self._forward(rows)
+            # Rows without adapter are answered with their vectors; for the others nothing is brought to the host.
+            vectors = forward.vectors() if any(row.lease.config is None for row in rows) else None
+        return _results(rows, forward.logits, vectors)
 
     def classify(self, rows: Sequence[Row]) -> list[Result | RowError]:
         """Answer all rows, in batches of at most 8,192 tokens. An unknown adapter is a RowError in its row's place.
@@ -353,13 +371,8 @@ class Engine:
         """What runs here, and how much of it."""
         return replace(self._facts, adapters=len(self._residents), adapter_bytes=self.bank.size_bytes)
 
-    def _forward(
-        self, rows: Sequence[EncodedRow], *, without_sites: bool = False
-    ) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        """Pooled vectors [B, D] float32 and logits [width] float32 of each row, in the order of the rows.
-
-        without_sites  leave the encoder's layers as they are: heads alone
-        """
+    def _forward(self, rows: Sequence[EncodedRow], *, without_sites: bool = False) -> "_Forward":
+        """Run the rows as one batch. without_sites: leave the encoder's layers as they are: heads alone."""
         view, placements = self._residents.view([row.lease for row in rows])
         if without_sites:
             placements = [None if one is None else replace(one, site_slot=0) for one in placements]
@@ -385,10 +398,7 @@ class Engine:
         logits: list[np.ndarray | None] = [None] * len(rows)
         for packed_row, row in enumerate(plan.order):
             logits[row] = packed[packed_row]
-        original = torch.empty(len(rows), dtype=torch.int64)
-        original[torch.tensor(plan.order)] = torch.arange(len(rows))
-        vectors: np.ndarray = pooled.cpu()[original].numpy()
-        return vectors, logits
+        return _Forward(pooled, plan.order, logits)
 
     def _pack(self, adapter: Adapter) -> PackedAdapter:
         self._require_fit(adapter)
@@ -433,20 +443,6 @@ class Engine:
         dense = make_linear(weight, bias, invariant=invariant)
         return lambda first: dense(first).tanh()
 
-    def _result(self, row: EncodedRow, padded: np.ndarray | None, pooled: np.ndarray) -> Result | RowError:
-        config, key = row.lease.config, row.lease.key
-        if config is None or padded is None:
-            empty = np.empty(0, dtype=np.float32)
-            return Result(None, empty, empty, row.n_tokens, row.truncated, embedding=pooled)
-        logits = padded[: config.num_labels]
-        if not np.isfinite(logits).all():
-            return RowError(
-                "ADAPTER_NUMERIC_ERROR",
-                "the adapter gave NaN or infinity for this text",
-                hint="retrain or replace the adapter",
-            )
-        return Result(key, logits, scores(logits, config), row.n_tokens, row.truncated, config)
-
     def _probe(self, lease: Lease) -> bool:
         """Finite logits on the probe texts, or NonFiniteError; whether the adapter leaves the pooled vectors alone."""
         config = lease.config
@@ -455,7 +451,8 @@ class Engine:
         rows = [Row(text=text, text_pair=pair) for text in PROBES]
         encoded = [row for row in self.encode(rows, [lease] * len(rows)) if isinstance(row, EncodedRow)]
         with self._run_lock, torch.inference_mode():
-            pooled, logits = self._forward(encoded)
+            forward = self._forward(encoded)
+            pooled, logits = forward.vectors(), forward.logits
         untouched = self._untouched(encoded, config.pooling)
         for values in logits:
             if values is None or not np.isfinite(values).all():
@@ -468,7 +465,7 @@ class Engine:
         vectors = self._untouched_vectors.get(key)
         if vectors is None:
             with self._run_lock, torch.inference_mode():
-                vectors, _ = self._forward(encoded, without_sites=True)
+                vectors = self._forward(encoded, without_sites=True).vectors()
             if len(self._untouched_vectors) < MOST_UNTOUCHED:  # adapters differ in where they cut texts
                 self._untouched_vectors[key] = vectors
         return vectors
@@ -541,6 +538,44 @@ def _free_budget(device: torch.device) -> int:
         free_bytes: int = torch.cuda.mem_get_info(device)[0]
         return free_bytes // 2
     return CPU_BUDGET_BYTES
+
+
+def _results(
+    rows: Sequence[EncodedRow], logits: Sequence[np.ndarray | None], vectors: np.ndarray | None
+) -> list[Result | RowError]:
+    """Answers in the order of the rows; logits as wide as heads are padded to.
+
+    Those of one problem type and width are made together: a batch has more rows than kinds of task.
+    """
+    answers: dict[int, Result | RowError] = {}
+    alike: dict[tuple[ProblemType, int], list[int]] = {}
+    for n, row in enumerate(rows):
+        config = row.lease.config
+        if config is None:
+            assert vectors is not None
+            empty = np.empty(0, dtype=np.float32)
+            answers[n] = Result(None, empty, empty, row.n_tokens, row.truncated, embedding=vectors[n])
+        else:
+            alike.setdefault((config.problem_type, len(config.label_names)), []).append(n)
+    for (problem_type, width), members in alike.items():
+        together = np.stack([values[:width] for values in (logits[n] for n in members) if values is not None])
+        finite = np.isfinite(together).all(1).tolist()
+        together[[not one for one in finite]] = 0  # nobody is told what comes of them
+        configs = [rows[n].lease.config for n in members]
+        temperatures = np.array([c.calibration.temperature for c in configs if c is not None], dtype=np.float32)
+        shares = scores(together, problem_type, temperatures)
+        for place, (n, config) in enumerate(zip(members, configs, strict=True)):
+            row = rows[n]
+            answers[n] = (
+                Result(row.lease.key, together[place], shares[place], row.n_tokens, row.truncated, config)
+                if finite[place]
+                else RowError(
+                    "ADAPTER_NUMERIC_ERROR",
+                    "the adapter gave NaN or infinity for this text",
+                    hint="retrain or replace the adapter",
+                )
+            )
+    return [answers[n] for n in range(len(rows))]
 
 
 def _array(values: Sequence[int]) -> np.ndarray:

@@ -72,7 +72,7 @@ class GraphedEncoder:
             if graph is None:
                 return self._encoder(plan, view)
             (stage,) = plan.stages
-            arrays = stage_arrays(stage, shelves_of(view, self._shapes))
+            arrays = stage_arrays(stage, shelves_of(view, self._shapes), self._kernels.invariant)
             graph.tables.fill([plan.ids, plan.type_ids, plan.positions, *arrays])
             graph.replay()
             return graph.hidden[: stage.n_tokens]
@@ -105,10 +105,10 @@ class GraphedEncoder:
 
     def _capture(self, bucket: int, shelves: Sequence[ShelfTable], recorder: "_Recorder") -> Graph:
         tokens = [np.zeros(bucket, np.int64)] * 3
-        capacity = stage_capacity(shelves, bucket, bucket // TOKENS_A_ROW)
+        capacity = stage_capacity(shelves, bucket, bucket // TOKENS_A_ROW, self._kernels.invariant)
         tables = Tables.of([*tokens, *capacity], self._kernels.device)
         ids, type_ids, positions, *rest = tables.tensors
-        work = TritonWork(self._kernels.heads, shelves, rest)
+        work = TritonWork(self._kernels.heads, shelves, rest, self._kernels.invariant)
 
         def forward() -> Tensor:
             return self._encoder.run_layers(self._encoder.embed(ids, type_ids, positions), work, 0, None)

@@ -89,7 +89,8 @@ def make_plan(
     share_layers  compute a text that several rows have once, up to the layer where each row's adapter starts
     """
     forks = [0 if placement is None else placement.site.first_layer for placement in placements]
-    texts = _shared_texts(ids, type_ids, forks) if share_layers else [(row,) for row in range(len(ids))]
+    shares = share_layers and any(forks)
+    texts = _shared_texts(ids, type_ids, forks) if shares else [(row,) for row in range(len(ids))]
     boundaries = sorted({0, *(forks[row] for rows in texts if len(rows) > 1 for row in rows)})
     stages: list[Stage] = []
     packings: list[_Packing] = []

@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype = choose_dtype(wanted, device)
             print(f"== {name}, {str(dtype).removeprefix('torch.')}, rows: {trace.source}", flush=True)
             scale = (QUICK if options.quick else FULL).only(options.parts)
+            if options.rivals is not None:
+                scale = replace(scale, rivals=scale.rivals.intersection(options.rivals))
             if options.seconds is not None:
                 scale = replace(scale, contest_s=options.seconds)
             bench = Bench(backbone, dtype, device, trace, scale, source=name, started_s=started_s, say=_say)
@@ -111,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", nargs="+", choices=("auto", "float32", "bfloat16"), default=["auto"])
+    parser.add_argument(
+        "--rivals", nargs="*", choices=("B1", "B2", "B3", "B4", "B5"), help="these alone (default: all that can run)"
+    )
     parser.add_argument(
         "--seconds", type=float, help="seconds a contest takes at least (12, with --quick 2.4; less is enough on a GPU)"
     )

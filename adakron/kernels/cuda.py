@@ -1,9 +1,9 @@
 """The kernels for CUDA: what lies between an encoder's linear maps as Triton kernels, one launch each.
 
 A stage is laid out once: its work lists and the addresses of its adapters go to the device in one copy, and every layer
-reads them there. What is in a batch decides nothing but those tables, and no token's numbers depend on its neighbours:
-a row's values are the same to the last bit in every batch, as far as the linear maps between them see to it. Importing
-it needs triton.
+reads them there. What is in a batch decides nothing but those tables, and no token's numbers depend on its neighbours.
+Where batch-invariant answers are asked for, tokens without adapter have launches of their own: a row's values then are
+the same to the last bit in every batch, as far as the linear maps between them see to it. Importing it needs triton.
 """
 
 from bisect import bisect_right
@@ -26,12 +26,14 @@ from adakron.plan import SiteGroup, Stage
 
 
 class TritonKernels:
-    """For one encoder: its number of heads, its width D, its dtype, its device."""
+    """For one encoder: its number of heads, its width D, its dtype, its device; invariant: see the module's text."""
 
     name = "triton"
 
-    def __init__(self, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.heads, self.width, self.dtype, self.device = heads, width, dtype, device
+    def __init__(
+        self, heads: int, width: int, dtype: torch.dtype, device: torch.device, *, invariant: bool = False
+    ) -> None:
+        self.heads, self.width, self.dtype, self.device, self.invariant = heads, width, dtype, device, invariant
         self._compiled: set[SiteShape | None] = set()
 
     def embed(self, tables: Embeddings, ids: Tensor, type_ids: Tensor, positions: Tensor) -> Tensor:
@@ -39,8 +41,8 @@ class TritonKernels:
 
     def begin(self, stage: Stage, view: BankView) -> "TritonWork":
         shelves = shelves_of(view, [group.shape for group in stage.groups])
-        tables = Tables.of(stage_arrays(stage, shelves), self.device)
-        return TritonWork(self.heads, shelves, tables.tensors)
+        tables = Tables.of(stage_arrays(stage, shelves, self.invariant), self.device)
+        return TritonWork(self.heads, shelves, tables.tensors, self.invariant)
 
     def compile(self, view: BankView) -> None:
         """Compile whatever a batch may launch on these shelves, heads included, by running it on one token.
@@ -66,7 +68,9 @@ class TritonKernels:
 class TritonWork:
     """A stage whose tables are `tensors`: those of `stage_arrays`, which may be filled anew between two forwards."""
 
-    def __init__(self, heads: int, shelves: Sequence[ShelfTable], tensors: Sequence[Tensor]) -> None:
+    def __init__(
+        self, heads: int, shelves: Sequence[ShelfTable], tensors: Sequence[Tensor], invariant: bool = False
+    ) -> None:
         self._heads = heads
         rest = iter(tensors)
         self._queries, self._plain = next(rest), next(rest)
@@ -74,7 +78,7 @@ class TritonWork:
         self._first_layers = _first_layers(shelves)
         # For each first layer, the tiles of a launch and where its shelf's adapters are, layer by layer.
         self._launches = [
-            [(next(rest), None if shape is None else rows[shape]) for shape in _launched(shelves, first)]
+            [(next(rest), None if shape is None else rows[shape]) for shape in _launched(shelves, first, invariant)]
             for first in self._first_layers
         ]
 
@@ -108,7 +112,7 @@ def shelves_of(view: BankView, shapes: Sequence[SiteShape]) -> list[ShelfTable]:
     return [shelf_table(shape, view.shelf(shape)) for shape in shapes]
 
 
-def stage_arrays(stage: Stage, shelves: Sequence[ShelfTable]) -> list[np.ndarray]:
+def stage_arrays(stage: Stage, shelves: Sequence[ShelfTable], invariant: bool = False) -> list[np.ndarray]:
     """What the kernels read of one stage, for these shelves and no others: as many arrays for every stage.
 
     Queries' tiles; tiles of all tokens without adapter; each shelf's addresses; for each first layer, the tiles of
@@ -116,13 +120,13 @@ def stage_arrays(stage: Stage, shelves: Sequence[ShelfTable]) -> list[np.ndarray
     """
     segments = dict(segments_of(stage))
     groups = [(shelf.shape, segments.get(shelf.shape, [])) for shelf in shelves]
-    passes = Passes(groups, stage.n_tokens, tile_tokens=fused_adapter.TILE_TOKENS)
+    passes = Passes(groups, stage.n_tokens, tile_tokens=fused_adapter.TILE_TOKENS, apart=invariant)
     launches = [launch.tiles for first in _first_layers(shelves) for launch in passes.at(first)]
     queries = query_tiles(stage.starts, stage.lengths, varlen_attention.TILE_TOKENS)
     return [queries, passes.plain, *(shelf.addresses for shelf in shelves), *launches]
 
 
-def stage_capacity(shelves: Sequence[ShelfTable], tokens: int, rows: int) -> list[np.ndarray]:
+def stage_capacity(shelves: Sequence[ShelfTable], tokens: int, rows: int, invariant: bool = False) -> list[np.ndarray]:
     """Arrays as large as `stage_arrays` can be for a stage of at most so many tokens and rows; empty tiles, no address.
 
     A row adds at most one tile that is not full: tiles are cut within rows, or within neighbours of one slot.
@@ -131,7 +135,7 @@ def stage_capacity(shelves: Sequence[ShelfTable], tokens: int, rows: int) -> lis
     def tiles(tile_tokens: int, rows: int) -> np.ndarray:
         return np.zeros((tokens // tile_tokens + rows, 3), np.int32)
 
-    launches = [shape for first in _first_layers(shelves) for shape in _launched(shelves, first)]
+    launches = [shape for first in _first_layers(shelves) for shape in _launched(shelves, first, invariant)]
     return [
         tiles(varlen_attention.TILE_TOKENS, rows),
         tiles(fused_adapter.TILE_TOKENS, 1),
@@ -145,7 +149,7 @@ def _first_layers(shelves: Sequence[ShelfTable]) -> list[int]:
     return sorted({0, *(shelf.shape.first_layer for shelf in shelves)})
 
 
-def _launched(shelves: Sequence[ShelfTable], layer: int) -> list[SiteShape | None]:
+def _launched(shelves: Sequence[ShelfTable], layer: int, invariant: bool) -> list[SiteShape | None]:
     """The shelf of each launch of one layer, in the order of Passes.at."""
     present = [shelf.shape for shelf in shelves if shelf.shape.first_layer <= layer]
-    return list(present) or [None]
+    return [None, *present] if invariant or not present else list(present)

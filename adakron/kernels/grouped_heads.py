@@ -6,6 +6,7 @@ Knows tensors and the bank's head shelves; nothing of text or labels' names.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,35 +35,38 @@ def grouped_logits(pooled: Tensor, view: BankView, placements: Sequence[Placemen
     if pooled.ndim != 2 or pooled.dtype != torch.float32 or not pooled.is_contiguous():
         raise ShapeError(f"pooled: expected [B, D] float32, contiguous; got {tuple(pooled.shape)} of {pooled.dtype}")
     width = pooled.shape[1]
-    members: dict[HeadShape, list[tuple[int, int]]] = {}
+    heads: dict[HeadShape, tuple[_Places, _Places | None]] = {}
+    dense, logits, answered = [], [], []
+    begin = 0
     for row, placement in enumerate(placements):
-        if placement is not None:
-            members.setdefault(placement.head, []).append((row, placement.head_slot))
-    if not members:
-        return [None] * len(placements)
-    dense, logits = [np.empty((0, 5), np.int64)], []
-    begins: dict[int, slice] = {}
-    size = 0
-    like_dense: Tensor | None = None
-    for shape, pairs in members.items():
-        rows, slots = np.array(pairs, dtype=np.int64).T
-        head = view.head(shape)
-        if shape.kind == "roberta":
-            like_dense = head["dense"]
-            dense.append(_entries(head["dense"], head["dense_bias"], rows, slots, rows * width))
-        starts = size + shape.width * np.arange(len(rows))
-        logits.append(_entries(head["weight"], head["bias"], rows, slots, starts))
-        begins |= {row: slice(start, start + shape.width) for row, start in zip(rows.tolist(), starts, strict=True)}
-        size += shape.width * len(rows)
-    tables = Tables.of([np.concatenate(dense), np.concatenate(logits)], pooled.device)
+        if placement is None:
+            continue
+        shape, slot = placement.head, placement.head_slot
+        if shape not in heads:
+            head = view.head(shape)
+            hidden = _Places.of(head["dense"], head["dense_bias"]) if shape.kind == "roberta" else None
+            heads[shape] = _Places.of(head["weight"], head["bias"]), hidden
+        weight, hidden = heads[shape]
+        if hidden is not None:
+            dense.append((*hidden.of_slot(slot), row, row * width))
+        logits.append((*weight.of_slot(slot), row, begin))
+        answered.append((row, begin, begin + shape.width))
+        begin += shape.width
+    answers: list[np.ndarray | None] = [None] * len(placements)
+    if not answered:
+        return answers
+    hidden_like = next((hidden.weight for _, hidden in heads.values() if hidden is not None), pooled)
+    tables = Tables.of([_entries(dense, width, hidden_like), _entries(logits, width, pooled)], pooled.device)
     inputs = pooled
-    if like_dense is not None:
+    if dense:
         inputs = pooled.clone()
-        _launch(pooled, like_dense, tables.tensors[0], inputs, tanh=True)
-    out = pooled.new_empty(size)
+        _launch(pooled, hidden_like, tables.tensors[0], inputs, tanh=True)
+    out = pooled.new_empty(begin)
     _launch(inputs, pooled, tables.tensors[1], out, tanh=False)
-    answers = out.cpu().numpy()
-    return [answers[begins[row]] if row in begins else None for row in range(len(placements))]
+    values = out.cpu().numpy()
+    for row, first, last in answered:
+        answers[row] = values[first:last]
+    return answers
 
 
 def compile_heads(width: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -72,20 +76,51 @@ def compile_heads(width: int, dtype: torch.dtype, device: torch.device) -> None:
     _launch(x, x, nothing, x, tanh=False)
 
 
-def _entries(weight: Tensor, bias: Tensor, rows: np.ndarray, slots: np.ndarray, begins: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the matrices of one shelf lie. weight [S, L, D], bias [S, L]: a slot's numbers together."""
+
+    weight: Tensor
+    weights: int
+    biases: int
+    weight_stride: int
+    bias_stride: int
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> "_Places":
+        """Raises ShapeError."""
+        if not (weight[0].is_contiguous() and bias[0].is_contiguous()):
+            raise ShapeError("a head's numbers must lie together")
+        strides = weight.stride(0) * weight.element_size(), bias.stride(0) * bias.element_size()
+        return cls(weight, weight.data_ptr(), bias.data_ptr(), *strides)
+
+    def of_slot(self, slot: int) -> tuple[int, int, int]:
+        """(address of the matrix, address of the bias, outputs)."""
+        addresses = self.weights + slot * self.weight_stride, self.biases + slot * self.bias_stride
+        return (*addresses, self.weight.shape[1])
+
+
+def _entries(products: Sequence[tuple[int, int, int, int, int]], width: int, like: Tensor) -> np.ndarray:
     """[N, 5] int64, one a program: the addresses of its first output's weights and bias, row, place, outputs.
 
-    weight [S, L, D], bias [S, L]; rows, slots, begins [n]: out[begins[i] : begins[i] + L] is for x[rows[i]]
+    products  a matrix's address, its bias's, its outputs L, a row r, a place p: out[p : p + L] is for x[r]
+    like      a tensor of the weights' dtype
     """
-    outputs, width = weight.shape[1:]
-    if not (weight[0].is_contiguous() and bias[0].is_contiguous()):
-        raise ShapeError("a head's numbers must lie together")
-    first = np.arange(0, outputs, BLOCK_OUT)
-    weights = weight.data_ptr() + weight.element_size() * (slots[:, None] * weight.stride(0) + first * width)
-    biases = bias.data_ptr() + bias.element_size() * (slots[:, None] * bias.stride(0) + first)
-    counts = np.minimum(outputs - first, BLOCK_OUT)
-    columns = np.broadcast_arrays(weights, biases, rows[:, None], begins[:, None] + first, counts)
-    return np.stack(columns, axis=-1).reshape(-1, 5)
+    if not products:
+        return np.empty((0, 5), np.int64)
+    weights, biases, outputs, rows, places = np.array(products, dtype=np.int64).T
+    programs = -(-outputs // BLOCK_OUT)
+    owner = np.repeat(np.arange(len(products)), programs)
+    first = BLOCK_OUT * (np.arange(len(owner)) - np.repeat(np.cumsum(programs) - programs, programs))
+    size = like.element_size()
+    columns = (
+        weights[owner] + size * width * first,
+        biases[owner] + size * first,
+        rows[owner],
+        places[owner] + first,
+        np.minimum(outputs[owner] - first, BLOCK_OUT),
+    )
+    return np.stack(columns, axis=1)
 
 
 def _launch(x: Tensor, like: Tensor, entries: Tensor, out: Tensor, *, tanh: bool) -> None:

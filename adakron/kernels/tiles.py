@@ -43,16 +43,19 @@ class Passes:
     groups       for each shelf its segments in rising order; no two segments of a batch overlap
     n_tokens     tokens of the batch; those in no segment have no adapter, nor have a shelf's below its first_layer
     tile_tokens  the most that one tile holds
+    apart        tokens without adapter have a launch of their own in every layer, empty where there are none: a kernel
+                 that is compiled for each shape sums in another order for each
     plain        tiles of all tokens, without any adapter
     """
 
-    def __init__(self, groups: Sequence[Group], n_tokens: int, *, tile_tokens: int) -> None:
+    def __init__(self, groups: Sequence[Group], n_tokens: int, *, tile_tokens: int, apart: bool = False) -> None:
         self._first_layers = sorted({0, *(shape.first_layer for shape, _ in groups)})
         self._passes = [
             _launches(
                 [(shape, list(segments)) for shape, segments in groups if shape.first_layer <= layer],
                 n_tokens,
                 tile_tokens,
+                apart,
             )
             for layer in self._first_layers
         ]
@@ -81,9 +84,13 @@ def query_tiles(starts: np.ndarray, lengths: np.ndarray, tile_tokens: int) -> np
     return np.stack([queries, starts[rows], ends[rows]], axis=1).astype(np.int32)
 
 
-def _launches(groups: list[tuple[SiteShape, list[Segment]]], n_tokens: int, tile_tokens: int) -> tuple[Pass, ...]:
+def _launches(
+    groups: list[tuple[SiteShape, list[Segment]]], n_tokens: int, tile_tokens: int, apart: bool
+) -> tuple[Pass, ...]:
     """One launch a shelf; the first takes the tokens of no shelf along."""
-    work: list[tuple[SiteShape | None, list[Segment]]] = list(groups) or [(None, [])]
+    work: list[tuple[SiteShape | None, list[Segment]]] = list(groups)
+    if apart or not work:
+        work.insert(0, (None, []))
     work[0][1].extend(uncovered([segment for _, segments in groups for segment in segments], n_tokens))
     return tuple(Pass(shape, cut(merged(segments), tile_tokens)) for shape, segments in work)
 

@@ -3,6 +3,7 @@ import pytest
 
 from adakron import Result
 from adakron.activations import activate
+from adakron.classifier import scores
 from adakron.config import AdaKronConfig, AdapterConfig, Calibration, Fingerprint
 
 LOGITS = np.array([0.5, -2.0, 3.0], dtype=np.float32)
@@ -57,3 +58,17 @@ def test_a_regression_has_its_value() -> None:
 def test_top_activated_falls_and_is_cut(result: Result) -> None:
     assert result.top_activated(2, "none") == [("c", 3.0), ("a", 0.5)]
     assert [label for label, _ in result.top_activated(None, None)] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("width", [2, 3, 20, 151])
+def test_scores_of_a_row_do_not_depend_on_its_neighbours_to_the_last_bit(problem_type, width):
+    random = np.random.default_rng(width)
+    logits = (5 * random.standard_normal((33, width))).astype(np.float32)
+    temperatures = random.uniform(0.5, 3, 33).astype(np.float32)
+    together = scores(logits, problem_type, temperatures)
+    for n in range(33):
+        assert (scores(logits[n : n + 1], problem_type, temperatures[n : n + 1])[0] == together[n]).all()
+    if problem_type == "single_label_classification":
+        exact = np.exp(logits.astype(np.float64) / temperatures[:, None])
+        np.testing.assert_allclose(together, exact / exact.sum(1, keepdims=True), rtol=2e-6)

@@ -64,7 +64,9 @@ def test_the_folder_of_data_may_come_from_the_environment(glue: Path, long_backb
     assert cli.main([*line, "--out", str(tmp_path / "r.jsonl")]) == 0
 
 
-@pytest.mark.parametrize(("suite", "runs"), [("quick", 25), ("full", 48), ("whole", 80), ("paper-bert", 80), ("paper-roberta", 80)])
+@pytest.mark.parametrize(
+    ("suite", "runs"), [("quick", 25), ("full", 48), ("whole", 80), ("paper-bert", 80), ("paper-roberta", 80)]
+)
 def test_a_dry_run_lists_what_would_run_and_writes_nothing(suite: str, runs: int, tmp_path: Path, capsys) -> None:
     out = tmp_path / "r.jsonl"
     assert cli.main(["glue", "--suite", suite, "--dry-run", "--out", str(out)]) == 0

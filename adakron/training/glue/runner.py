@@ -57,12 +57,13 @@ def run_suite(
     plan = [_Planned.of(run, bench.data(run).data) for run in suite.plan()]
     missing = {planned.key: planned.run for planned in plan if planned.key not in finished}
     to_do = [planned for planned in plan if planned.key in missing]
-    for result in bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs):
+    coming = bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs)
+    for number, result in enumerate(coming, start=len(plan) - len(to_do) + 1):
         file.append(result)
         finished[result.key] = result
         run = missing[result.key]
         said = ", ".join(f"{name} {result.scores[name]:.4f}" for name in _shown(run))
-        say(f"{describe(run)}: {said} in {result.seconds:,.0f} s")
+        say(f"[{number}/{len(plan)}] {describe(run)}: {said} in {result.seconds:,.0f} s")
     return [finished[planned.key] for planned in plan]
 
 
@@ -112,9 +113,8 @@ class _Bench:
 
     def results(self, plan: Sequence[_Planned], say: Say) -> Iterator[Result]:
         """Each run's result, in their order."""
-        for number, planned in enumerate(plan, start=1):
-            rows = len(self.data(planned.run).data.train)
-            say(f"{number} of {len(plan)}: {describe(planned.run)}, {rows:,} rows")
+        for planned in plan:
+            say(f"{describe(planned.run)}, {len(self.data(planned.run).data.train):,} rows")
             yield self.result(planned.run, planned.key)
 
     def result(self, run: Run, key: str) -> Result:

@@ -53,10 +53,11 @@ class World:
     def packed(self, kernels, *, invariant: bool = False) -> PackedEncoder:
         return PackedEncoder(self.backbone.model, self.dtype, self.device, kernels, invariant=invariant)
 
-    def triton(self):
+    def triton(self, *, invariant: bool = False):
         from adakron.kernels.cuda import TritonKernels
 
-        return TritonKernels(self.heads, self.backbone.hidden_size, self.dtype, self.device)
+        width = self.backbone.hidden_size
+        return TritonKernels(self.heads, width, self.dtype, self.device, invariant=invariant)
 
 
 def make_world(family: str, dtype: str = "float32", device: str = "cpu", adapters: int = len(CONFIGS)) -> World:
@@ -98,7 +99,9 @@ def run_triton(family: str, rows: Rows, dtype: str, device: str, invariant: bool
     """The CUDA kernels, launched one by one."""
     world = the_world(family, dtype, device)
     plan = world.plan(rows)
-    return by_row(world.packed(world.triton(), invariant=invariant)(plan, BankView(world.bank)), plan)
+    return by_row(
+        world.packed(world.triton(invariant=invariant), invariant=invariant)(plan, BankView(world.bank)), plan
+    )
 
 
 @torch.inference_mode()
@@ -122,7 +125,7 @@ def graphed(world: World, buckets):
     """The encoder, and a list that grows with every stage that is launched without a graph."""
     from adakron.graphs import GraphedEncoder
 
-    kernels, launched = world.triton(), []
+    kernels, launched = world.triton(invariant=True), []
     begin = kernels.begin
     packed = world.packed(kernels, invariant=True)
     packed.embeddings = replace(packed.embeddings, words=packed.embeddings.words.clone())

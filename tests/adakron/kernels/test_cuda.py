@@ -85,8 +85,9 @@ def batches(draw):
     return lengths, [None if n == 0 else Placement(SHAPES[n % 3], n, HeadShape("linear", 2), n) for n in numbers]
 
 
-@given(batches())
-def test_no_stage_needs_more_than_the_capacity_for_its_tokens_and_rows(batch):
+@pytest.mark.parametrize("invariant", [False, True])
+@given(batch=batches())
+def test_no_stage_needs_more_than_the_capacity_for_its_tokens_and_rows(invariant, batch):
     from adakron.kernels.cuda import stage_arrays, stage_capacity
     from adakron.kernels.fused_adapter import ShelfTable
 
@@ -94,7 +95,8 @@ def test_no_stage_needs_more_than_the_capacity_for_its_tokens_and_rows(batch):
     ids = [np.zeros(length, np.int64) for length in lengths]
     (stage,) = make_plan(ids, ids, placements, share_layers=False).stages
     shelves = [ShelfTable(s, 20, torch.float32, np.zeros((3 - s.first_layer, 4), np.int64), (0,) * 4) for s in SHAPES]
-    needed, room = stage_arrays(stage, shelves), stage_capacity(shelves, sum(lengths), len(lengths))
+    needed = stage_arrays(stage, shelves, invariant)
+    room = stage_capacity(shelves, sum(lengths), len(lengths), invariant)
     assert len(needed) == len(room)
     for array, place in zip(needed, room, strict=True):
         assert len(array) <= len(place)

@@ -84,6 +84,16 @@ def test_every_layer_writes_every_token_once():
         assert shapes == whose
 
 
+@pytest.mark.parametrize("covered", [20, 9])
+def test_tokens_without_adapter_may_have_a_launch_of_their_own_and_then_always_have_it(covered):
+    passes = Passes([(FIRST, [Segment(1, 0, covered)])], 20, tile_tokens=TILE_TOKENS, apart=True)
+    plain, shelf = passes.at(0)
+    assert (plain.shape, shelf.shape) == (None, FIRST)
+    assert writes([plain], 20)[0].tolist() == [0] * covered + [1] * (20 - covered)
+    assert writes([shelf], 20)[0].tolist() == [1] * covered + [0] * (20 - covered)
+    assert writes(passes.at(0), 20)[0].tolist() == [1] * 20
+
+
 def test_one_launch_serves_a_layer_of_one_shelf():
     passes = Passes([(FIRST, [Segment(1, 5, 9)])], 20, tile_tokens=TILE_TOKENS)
     assert [launch.shape for launch in passes.at(0)] == [FIRST]

@@ -131,3 +131,31 @@ def test_the_loss_fits_the_problem_type() -> None:
 
 def test_the_adapter_s_shape_is_the_recipe_s() -> None:
     assert Recipe("demo", bottleneck=24, factor=6).adakron == AdaKronConfig(24, 6)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"), [(SINGLE, 3), ("multi_label_classification", 3), ("regression", 1)]
+)
+def test_half_of_a_distilled_loss_is_the_distance_to_the_teacher(problem_type: str, labels: int) -> None:
+    backbone = tiny_backbone()
+    set_seed(3)
+    model = adapter_classifier(backbone, RECIPE, labels, problem_type).eval()
+    rows = pad(encode(backbone, TEXTS, 16), backbone)
+    generator = np.random.default_rng(5)
+    teacher = torch.from_numpy(generator.normal(size=(len(TEXTS), labels)).astype(np.float32))
+    truth = {SINGLE: torch.tensor([0, 2, 1, 1]), "regression": torch.tensor([0.5, 1.5, -2.0, 0.25])}.get(
+        problem_type, torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
+    )
+    with torch.no_grad():
+        logits = model(**rows)["logits"].double().numpy()
+        own, both = (float(model(**rows, labels=truth, **more)["loss"]) for more in ({}, {"teacher": teacher}))
+    wanted = teacher.double().numpy()
+    if problem_type == "regression":
+        distance = ((logits - wanted) ** 2).mean()
+    elif problem_type == SINGLE:
+        p, q = (np.exp(x / 2) / np.exp(x / 2).sum(1, keepdims=True) for x in (wanted, logits))
+        distance = 4 * (p * np.log(p / q)).sum(1).mean()
+    else:
+        p, q = (1 / (1 + np.exp(-x)) for x in (wanted, logits))
+        distance = -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+    assert both == pytest.approx((own + distance) / 2, rel=1e-4)

@@ -62,8 +62,37 @@ def test_a_result_says_what_was_done(suite, glue_folder: Path, tmp_path: Path) -
     assert result.config["lr"] == 2e-3
     assert "dtype" not in result.config
     assert result.hardware["dtype"] in ("float32", "bfloat16")
-    assert said[0] == "[1/1] AdaKron r12 on SST-2, lr 0.002, seed 13, 24 rows"
-    assert said[1].startswith("[1/1] accuracy ")
+    assert said[0] == "AdaKron r12 on SST-2, lr 0.002, seed 13, 24 rows"
+    assert said[1].startswith("[1/1] AdaKron r12 on SST-2, lr 0.002, seed 13: accuracy ")
+
+
+def test_runs_side_by_side_find_what_they_find_one_by_one(suite, glue_folder: Path, tmp_path: Path) -> None:
+    suite = replace(suite, methods=("adakron", "probe"), tasks=("sst2", "stsb"))
+    alone = run_suite(suite, str(glue_folder), tmp_path / "alone.jsonl", quiet, dtype="float32")
+    said: list[str] = []
+    both = run_suite(suite, str(glue_folder), tmp_path / "both.jsonl", said.append, jobs=2, dtype="float32")
+    assert [(r.key, r.method, r.task) for r in both] == [(r.key, r.method, r.task) for r in alone]
+    for one, other in zip(alone, both, strict=True):
+        assert other.scores == pytest.approx(one.scores, abs=1e-3)  # another number of threads sums in another order
+    assert [line.split()[0] for line in said] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert {r.key for r in ResultFile(tmp_path / "both.jsonl").read()} == {r.key for r in alone}
+
+
+def test_a_distilled_adapter_learns_from_full_fine_tuning_at_its_own_rate(
+    suite, glue_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    trained = []
+    fit = runner.fit
+
+    def record(model, backbone, data, recipe, schedule, metric, teacher=None):
+        trained.append((recipe.lr, recipe.bottleneck, None if teacher is None else teacher.shape))
+        return fit(model, backbone, data, recipe, schedule, metric, teacher)
+
+    monkeypatch.setattr(runner, "fit", record)
+    suite = replace(suite, methods=("adakron-distilled",))
+    (result,) = run_suite(suite, str(glue_folder), tmp_path / "r.jsonl", quiet)
+    assert trained == [(1e-4, 192, None), (2e-3, 192, (24, 2))]
+    assert result.method == "adakron-distilled"
 
 
 def test_the_probe_reads_the_encoder_once_for_all_its_attempts(
