@@ -147,7 +147,7 @@ def run_through_changes(device: str) -> list[tuple[list[np.ndarray], list[np.nda
     def state():
         before, view = len(launched), BankView(world.bank)
         found, replayed = by_row(encoder(plan, view), plan), len(launched) == before
-        one_by_one = world.packed(world.triton(), invariant=True)
+        one_by_one = world.packed(world.triton(invariant=True), invariant=True)
         return found, by_row(one_by_one(plan, view), plan), replayed
 
     encoder.prepare(BankView(world.bank))
