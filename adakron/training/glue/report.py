@@ -42,12 +42,27 @@ def page_part(results: Sequence[Result], picture: str) -> str:
         of_suite = [result for result in results if result.suite == suite]
         table = results_table(of_suite)
         warning = f"**{partial(table)}**\n\n" if partial(table) else ""
-        parts += [f"Suite `{suite}`: {conditions(of_suite)}", warning + markdown(table), _rows_of(table, of_suite)]
+        parts += [
+            f"Suite `{suite}`: {conditions(of_suite)} {_measured_on(of_suite)}",
+            warning + markdown(table),
+            _rows_of(table, of_suite),
+        ]
     if results:
         parts.append(f"![Mean score against trainable parameters]({picture})")
     else:
         parts.append("No results yet.")
     return "\n\n".join([*parts, "**The paper's own table**, whole training sets:", published()])
+
+
+def _measured_on(results: Sequence[Result]) -> str:
+    """Machines, number formats and dates, as the results name them."""
+    machines = {f"{r.hardware['device']} with {r.hardware['cores']} cores, {r.hardware['dtype']}" for r in results}
+    dates = sorted({result.date for result in results})
+    return f"{'; '.join(sorted(machines))}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"one {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _rows_of(table: Table, results: Sequence[Result]) -> str:
@@ -58,14 +73,16 @@ def _rows_of(table: Table, results: Sequence[Result]) -> str:
         rows, config = last.rows, last.config
         lines.append(
             f"* {TASKS[task].title}: {rows['train']:,} training rows, {config['epochs']} epochs at most, "
-            f"{table.attempts.get(task, 0)} learning rates, {rows['validation']:,} validation rows, "
+            f"{_counted(table.attempts.get(task, 0), 'learning rate')}, {rows['validation']:,} validation rows, "
             f"{rows['selection']:,} of them to choose the epoch" + (f"; {rows['note']}" if rows["note"] else "")
         )
     return "\n".join(lines)
 
 
 def write_page(path: Path, results: Sequence[Result]) -> list[Path]:
-    """Write results into the page, between its two marks, and draw the picture beside it; returns what was written.
+    """Write results into the page, between its two marks, and draw the first suite's picture beside it.
+
+    Returns what was written.
 
     A page that is not there is made. Raises DataError for one without the marks, and where there are no results.
     """
@@ -79,8 +96,9 @@ def write_page(path: Path, results: Sequence[Result]) -> list[Path]:
     picture = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{before}{BEGIN}\n\n{page_part(results, picture.name)}\n\n{END}{after}", encoding="utf-8")
+    first = [result for result in results if result.suite == results[0].suite]
     try:
-        plot(results_table(results), picture)
+        plot(results_table(first), picture)
     except ModuleNotFoundError:
         return [path]  # matplotlib is in the extra `load`
     return [path, picture]
@@ -98,14 +116,14 @@ def plot(table: Table, path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for line in table.lines if common else ():
-        score = sum(line.scores[task][0] for task in common) / len(common)
-        axes.plot([line.parameters + line.head], [score], "o")
-        axes.annotate(line.title, (line.parameters + line.head, score), xytext=(6, 4), textcoords="offset points")
+    means = [(sum(line.scores[task][0] for task in common) / len(common), line) for line in table.lines if common]
+    for mean, line in sorted(means, key=lambda pair: -pair[0]):
+        axes.plot([line.parameters + line.head], [mean], "o", label=f"{line.title}: {mean:.1f}")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the points: they lie too close for names
     axes.set(
         xscale="log",
         xlabel="trainable parameters, head included",
-        ylabel=f"mean score over {', '.join(TASKS[task].title for task in common)}",
+        ylabel=f"mean score over {', '.join(TASKS[task].title for task in common) if len(common) < 5 else 'all tasks'}",
     )
-    axes.margins(x=0.15, y=0.15)
+    axes.margins(0.1)
     figure.savefig(path, dpi=120)

@@ -27,6 +27,6 @@ def result(method: str, task: str, value: float, *, attempt: int = 0, seed: int 
         training={"epochs": 3.0, "best_epoch": 2.0, "best_score": value},
         seconds=1.5,
         date="2026-11-26",
-        hardware={"device": "AVX2", "cores": 2},
+        hardware={"device": "AVX2", "cores": 2, "dtype": "float32"},
     )
     return replace(made, **changes)

@@ -17,7 +17,8 @@ def test_the_part_says_what_is_whose() -> None:
     assert "| AdaKron r48 | 1,000 | 50.0 |" in text
     assert "**The paper's own table**" in text
     assert "| AdaKron r48 | 0.6 M | 83.5 | 91.1 | 92.0 | 87.1 | 90.8 | 61.1 | 73.8 | 89.4 | 83.6 |" in text
-    assert "* RTE: 100 training rows, 60 epochs at most, 1 learning rates, 50 validation rows" in text
+    assert "* RTE: 100 training rows, 60 epochs at most, one learning rate, 50 validation rows" in text
+    assert "one learning rate a method and task. AVX2 with 2 cores, float32; 2026-11-26." in text
     assert "PARTIAL" not in text
     assert "PARTIAL" in page_part(RESULTS[:-1], "glue.png")
 
