@@ -252,12 +252,21 @@ class _Queued(NamedTuple):
 
 
 class Batcher:
-    """See the module's text. `start`, `submit` and `stop` belong to one event loop."""
+    """See the module's text. `start`, `submit` and `stop` belong to one event loop.
+
+    on_worker  what the thread that runs batches does before the first
+    """
 
     def __init__(
-        self, engine: ClassifyEngine, limits: Limits, metrics: Metrics, tracing: "Tracing | None" = None
+        self,
+        engine: ClassifyEngine,
+        limits: Limits,
+        metrics: Metrics,
+        tracing: "Tracing | None" = None,
+        on_worker: Callable[[], None] = lambda: None,
     ) -> None:
         self._tracing = tracing
+        self._on_worker = on_worker
         self._engine = engine
         self._limits = limits
         self._metrics = metrics
@@ -434,6 +443,7 @@ class Batcher:
                 self._tell(finished=[lender.submission, *(queued.submission for queued in waited)])
 
     def _work(self) -> None:
+        self._on_worker()
         while True:
             with self._lock:
                 self._is_worker_idle = True

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 import adakron
 from adakron import Engine, Result, Row
+from adakron.compute_thread import ComputeThread
 from adakron.engine import Lease
 from server.access.caller import visible
 from server.access.gate import Gate
@@ -56,9 +57,16 @@ class DataPlane:
     """Parts of one replica, and what is asked of them. Methods that await belong to one event loop."""
 
     def __init__(
-        self, engine: Engine, catalogue: Catalogue, blobs: BlobStore, settings: Settings, replica_id: str
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        blobs: BlobStore,
+        settings: Settings,
+        replica_id: str,
+        compute: ComputeThread,
     ) -> None:
         self._engine = engine
+        self._compute = compute
         self._catalogue = catalogue
         self._budget_tokens = settings.batch_budget_tokens or (
             CPU_BUDGET_TOKENS if engine.info().device == "cpu" else GPU_BUDGET_TOKENS
@@ -86,6 +94,7 @@ class DataPlane:
             metrics=self.metrics,
             served=served,
             tracing=self._tracing,
+            on_worker=compute.take,
         )
 
     @classmethod
@@ -94,21 +103,21 @@ class DataPlane:
     ) -> "DataPlane":
         """Load the backbone and the hottest of the committed adapters; blocks for seconds.
 
-        threads  of torch in this process
+        threads  that batches are computed on
         Raises BackboneError, StorageUnavailableError.
         """
+        compute = ComputeThread(threads)
         engine = engine_class.load(
             settings.backbone,
             device=settings.device,
             dtype=settings.dtype,
-            threads=threads,
             device_budget_bytes=settings.device_budget_bytes or "auto",
             host_budget_bytes=settings.host_budget_bytes,
             batch_invariant=settings.batch_invariant,
         )
         log.info("the engine runs %s", engine.info())
         catalogue = Catalogue(settings.catalogue, is_writer=False)
-        plane = cls(engine, catalogue, settings.open_blobs(), settings, replica_id)
+        plane = cls(engine, catalogue, settings.open_blobs(), settings, replica_id, compute)
         plane.replica.load()
         plane.keys.load()
         return plane
@@ -116,6 +125,7 @@ class DataPlane:
     async def start(self) -> None:
         """Take requests, once one row has gone all the way. Raises RuntimeError where none gets through."""
         await self.service.start()
+        await asyncio.to_thread(self._compute.settle)
         await self.replica.start()
         await self.keys.start()
         if not await self.is_ready():

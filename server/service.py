@@ -108,6 +108,7 @@ class Service:
     queue_limit_tokens, queue_limit_rows   what may wait before calls are refused with 429; see `batcher.Limits`
     served   where what is answered is counted by version; shadows and probes are not
     tracing  what makes spans, where traces are wanted
+    on_worker  what the thread that runs batches does before the first
     """
 
     def __init__(
@@ -121,12 +122,14 @@ class Service:
         metrics: Metrics,
         served: ServedCounts | None = None,
         tracing: "Tracing | None" = None,
+        on_worker: Callable[[], None] = lambda: None,
     ) -> None:
         self.metrics = metrics
         self._tracing = tracing
         self.served = served or ServedCounts()
         self._resolver = resolver
-        self._batcher = Batcher(engine, Limits(budget_tokens, queue_limit_tokens, queue_limit_rows), metrics, tracing)
+        limits = Limits(budget_tokens, queue_limit_tokens, queue_limit_rows)
+        self._batcher = Batcher(engine, limits, metrics, tracing, on_worker)
         self.tally = self._batcher.tally
         self.shadows = Shadows(resolver.lease, self._run_shadow, metrics)
 

@@ -724,3 +724,15 @@ async def test_calls_of_one_turn_of_the_loop_are_tokenised_together(bench: Bench
     calls = [bench.submit(("a", f"text {number}")) for number in range(5)]
     await asyncio.gather(*(call.outcomes() for call in calls))
     assert bench.engine.encode_calls == [5]
+
+
+async def test_what_the_worker_does_first_is_done_by_the_thread_that_runs_batches() -> None:
+    bench = Bench()
+    began: list[str] = []
+    bench.batcher._on_worker = lambda: began.append(threading.current_thread().name)
+    bench.batcher.start()
+    try:
+        await bench.outcomes(("a", "text"))
+    finally:
+        await bench.batcher.stop(grace_s=1)
+    assert began == ["adakron-worker"]
