@@ -10,6 +10,7 @@ import torch
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adakron import Engine
+from adakron.compute_thread import ComputeThread
 from server.admin import PREFIX, make_admin_app
 from server.admin_plane import AdminPlane, RegistryAdmin
 from server.catalogue import Catalogue
@@ -52,7 +53,8 @@ async def in_process_server(
     for number in range(2):
         engine = Engine(backbone, torch.device("cpu"), torch.float32, device_budget_bytes, kernels="eager")
         reader = Catalogue(settings.catalogue, is_writer=False)
-        planes.append(DataPlane(engine, reader, settings.open_blobs(), settings, f"r{number}"))
+        blobs, compute = settings.open_blobs(), ComputeThread(threads=1)
+        planes.append(DataPlane(engine, reader, blobs, settings, f"r{number}", compute))
         planes[-1].replica.load()
         await planes[-1].start()
     replicas = LocalReplicas([plane.replica for plane in planes])
