@@ -54,7 +54,7 @@ def run_suite(
     file = ResultFile(out)
     finished = {result.key: result for result in file.read()}
     bench = _Bench(source, dtype or faster_precision())
-    plan = [_Planned.of(run, bench.data(run).data) for run in suite.plan()]
+    plan = [bench.planned(run) for run in suite.plan()]
     missing = {planned.key: planned.run for planned in plan if planned.key not in finished}
     to_do = [planned for planned in plan if planned.key in missing]
     coming = bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs)
@@ -73,14 +73,14 @@ def describe(run: Run) -> str:
     return f"{run.method.title.format(**run.recipe.to_dict())} on {run.task.title}, {setting}, seed {run.recipe.seed}"
 
 
-def run_key(run: Run, data: TaskData) -> str:
-    """The same key is the same run: method, settings and rows.
+def run_key(run: Run, digest: str) -> str:
+    """The same key is the same run: method, settings and rows, of which `digest` is `TaskData.digest`.
 
     Settings at their defaults are left out, so that one that a later release adds changes no key.
     """
     defaults = Recipe(name="defaults").to_dict()
     changed = {name: value for name, value in run.config().items() if value != defaults.get(name)}
-    settings = [run.method.name, run.task.name, changed, data.digest()]
+    settings = [run.method.name, run.task.name, changed, digest]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -92,9 +92,10 @@ class _Planned:
     key: str
     rows: int
 
-    @classmethod
-    def of(cls, run: Run, data: TaskData) -> "_Planned":
-        return cls(run, run_key(run, data), len(data.train) * run.recipe.epochs)
+
+def _rows_wanted(run: Run) -> object:
+    """Equal for runs on the same rows of one source."""
+    return run.task, run.recipe.max_rows, run.validation
 
 
 class _Bench:
@@ -103,10 +104,20 @@ class _Bench:
     def __init__(self, source: str | None, dtype: Precision) -> None:
         self.source, self.dtype = source, dtype
         self._data: tuple[object, GlueData] | None = None
+        self._known: dict[object, tuple[str, int]] = {}
         self._features: tuple[object, Features] | None = None
 
+    def planned(self, run: Run) -> _Planned:
+        """What is to be known of a run before it begins; a task's rows are read once for all its runs."""
+        wanted = _rows_wanted(run)
+        if wanted not in self._known:
+            data = self.data(run).data
+            self._known[wanted] = data.digest(), len(data.train)
+        digest, rows = self._known[wanted]
+        return _Planned(run, run_key(run, digest), rows * run.recipe.epochs)
+
     def data(self, run: Run) -> GlueData:
-        wanted = (run.task, run.recipe.max_rows, run.validation)
+        wanted = _rows_wanted(run)
         if self._data is None or self._data[0] != wanted:
             self._data = (wanted, load_glue(run.task, self.source, run.recipe.max_rows, run.validation))
         return self._data[1]

@@ -95,6 +95,19 @@ def test_a_distilled_adapter_learns_from_full_fine_tuning_at_its_own_rate(
     assert result.method == "adakron-distilled"
 
 
+def test_rows_are_read_once_a_task_for_the_plan_of_all_its_runs(
+    suite, glue_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    suite = replace(suite, methods=("probe",), tasks=("sst2", "stsb"), attempts=2, seeds=(13, 14))
+    out = tmp_path / "r.jsonl"
+    run_suite(suite, str(glue_folder), out, quiet)
+    read = []
+    load = runner.load_glue
+    monkeypatch.setattr(runner, "load_glue", lambda task, *rest: read.append(task.name) or load(task, *rest))
+    assert len(run_suite(suite, str(glue_folder), out, quiet)) == 8
+    assert read == ["sst2", "stsb"]
+
+
 def test_the_probe_reads_the_encoder_once_for_all_its_attempts(
     suite, glue_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
