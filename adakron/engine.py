@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adakron.answers import answers_of
 from adakron.artefact import Adapter
 from adakron.backbone import DEFAULT, Backbone
 from adakron.bank import AdapterBank, BankView, PackedAdapter
-from adakron.classifier import classify, pool_packed, scores
-from adakron.config import AdapterConfig, Fingerprint, ProblemType
+from adakron.classifier import classify, pool_packed
+from adakron.config import Fingerprint
 from adakron.encoder import KernelChoice, make_encoder
+from adakron.encoding import EncodedRow, RowEncoder
 from adakron.errors import (
     BackboneError,
     BankFullError,
@@ -38,13 +40,10 @@ from adakron.errors import (
 from adakron.linear import make_linear
 from adakron.plan import make_plan
 from adakron.precision import Dtype, choose_dtype
-from adakron.residents import LEAST_READ_COST_S, Departure, Lease, Residency, Residents, Source, Tier
+from adakron.resident import LEAST_READ_COST_S, Departure, Lease, Residency, Source, Tier
+from adakron.residents import Residents
 from adakron.rows import Result, Row, RowError
-from adakron.text import TextOrPair, tokenise
 
-__all__ = ["Admission", "EncodedRow", "Engine", "EngineInfo", "Lease", "Result", "Row", "RowError"]
-
-MAX_TEXT_CHARS = 20_000
 BATCH_TOKENS = 8192
 GOLDEN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 NO_EFFECT = 1e-2
@@ -54,20 +53,6 @@ PROBES = ("Two days late.", "I loved this book!", "What does it cost?")
 MOST_UNTOUCHED = 64
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRow:
-    """A row ready to run: it holds tokens, ids and type_ids [T] int64, and needs its lease until `run` is over."""
-
-    lease: Lease
-    ids: np.ndarray
-    type_ids: np.ndarray
-    truncated: bool
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +122,7 @@ class Engine:
         self.bank = AdapterBank(backbone.hidden_size, backbone.num_hidden_layers, dtype, device, device_budget_bytes)
         self._encoder = make_encoder(backbone, dtype, device, kernels=kernels, invariant=batch_invariant)
         self._pooler = None if backbone.pooler is None else self._make_pooler(backbone.pooler, batch_invariant)
-        self._tokenizer = backbone.tokenizer
+        self._encode = RowEncoder(backbone.tokenizer, backbone.max_length)
         roberta = backbone.model_type in ("roberta", "xlm-roberta")
         self._pad_id: int | None = backbone.model.config.pad_token_id if roberta else None
         # The backbone itself is not kept: a packed encoder holds its own copy of the weights.
@@ -296,27 +281,7 @@ class Engine:
         Codes: INVALID_TEXT, BLANK_TEXT, TEXT_TOO_LARGE, MISSING_PAIR, UNEXPECTED_PAIR, TOO_LONG. Leases are kept; all
         must be read.
         """
-        if not all(lease.is_read for lease in leases):
-            raise RuntimeError("rows can be encoded only for adapters that were read")
-        answers: list[EncodedRow | RowError | None] = [
-            self._from_ids(row, lease) if row.input_ids is not None else _fault(row, lease.config)
-            for row, lease in zip(rows, leases, strict=True)
-        ]
-        open_rows = [n for n, answer in enumerate(answers) if answer is None]
-        texts: list[TextOrPair] = []
-        for n in open_rows:
-            text, pair = rows[n].text or "", rows[n].text_pair
-            texts.append(text if pair is None else (text, pair))
-        limits = [self._max_length(leases[n].config) for n in open_rows]
-        special = self._tokenizer.num_special_tokens_to_add(False)
-        for n, limit, (encoding, cut) in zip(open_rows, limits, tokenise(self._tokenizer, texts, limits), strict=True):
-            if cut and not rows[n].truncate:
-                answers[n] = RowError("TOO_LONG", f"more than {limit} tokens", "text", "shorten it, or allow truncate")
-            elif len(encoding.ids) <= special:
-                answers[n] = RowError("BLANK_TEXT", "the text holds no token", "text", "send at least one word")
-            else:
-                answers[n] = EncodedRow(leases[n], _array(encoding.ids), _array(encoding.type_ids), cut)
-        return [answer for answer in answers if answer is not None]
+        return self._encode(rows, leases)
 
     def run(self, rows: Sequence[EncodedRow]) -> list[Result | RowError]:
         """Run rows of any mix of adapters as one batch; answers in the order of the rows. All must be pinned.
@@ -329,7 +294,7 @@ class Engine:
             forward = self._forward(rows)
             # Rows without adapter are answered with their vectors; for the others nothing is brought to the host.
             vectors = forward.vectors() if any(row.lease.config is None for row in rows) else None
-        return _results(rows, forward.logits, vectors)
+        return answers_of(rows, forward.logits, vectors)
 
     def classify(self, rows: Sequence[Row]) -> list[Result | RowError]:
         """Answer all rows, in batches of at most 8,192 tokens. An unknown adapter is a RowError in its row's place.
@@ -502,18 +467,6 @@ class Engine:
         if adapter.config.pooling == "pooler" and self._pooler is None:
             raise BaseMismatchError("the adapter pools with the backbone's pooler; this checkpoint holds none")
 
-    def _from_ids(self, row: Row, lease: Lease) -> EncodedRow | RowError:
-        ids = list(row.input_ids or ())
-        vocabulary = self._tokenizer.get_vocab_size()
-        if not ids or not all(0 <= token < vocabulary for token in ids):
-            return RowError("INVALID_TEXT", f"input_ids: expected tokens from 0 to {vocabulary - 1}", "input_ids")
-        if len(ids) > self._max_length(lease.config):
-            return RowError("TOO_LONG", f"more than {self._max_length(lease.config)} tokens", "input_ids")
-        return EncodedRow(lease, _array(ids), np.zeros(len(ids), dtype=np.int64), False)
-
-    def _max_length(self, config: AdapterConfig | None) -> int:
-        return self._facts.max_length if config is None else min(config.max_length, self._facts.max_length)
-
     @contextmanager
     def _leases(self, rows: Sequence[Row], answers: list[Result | RowError | None]) -> Iterator[list[Lease | None]]:
         """A lease for each row; None, and an error in `answers`, where its adapter is unknown. All are given back."""
@@ -538,77 +491,6 @@ def _free_budget(device: torch.device) -> int:
         free_bytes: int = torch.cuda.mem_get_info(device)[0]
         return free_bytes // 2
     return CPU_BUDGET_BYTES
-
-
-def _results(
-    rows: Sequence[EncodedRow], logits: Sequence[np.ndarray | None], vectors: np.ndarray | None
-) -> list[Result | RowError]:
-    """Answers in the order of the rows; logits as wide as heads are padded to.
-
-    Those of one problem type and width are made together: a batch has more rows than kinds of task.
-    """
-    answers: dict[int, Result | RowError] = {}
-    alike: dict[tuple[ProblemType, int], list[int]] = {}
-    for n, row in enumerate(rows):
-        config = row.lease.config
-        if config is None:
-            assert vectors is not None
-            empty = np.empty(0, dtype=np.float32)
-            answers[n] = Result(None, empty, empty, row.n_tokens, row.truncated, embedding=vectors[n])
-        else:
-            alike.setdefault((config.problem_type, len(config.label_names)), []).append(n)
-    for (problem_type, width), members in alike.items():
-        together = np.stack([values[:width] for values in (logits[n] for n in members) if values is not None])
-        finite = np.isfinite(together).all(1).tolist()
-        together[[not one for one in finite]] = 0  # nobody is told what comes of them
-        configs = [rows[n].lease.config for n in members]
-        temperatures = np.array([c.calibration.temperature for c in configs if c is not None], dtype=np.float32)
-        shares = scores(together, problem_type, temperatures)
-        for place, (n, config) in enumerate(zip(members, configs, strict=True)):
-            row = rows[n]
-            answers[n] = (
-                Result(row.lease.key, together[place], shares[place], row.n_tokens, row.truncated, config)
-                if finite[place]
-                else RowError(
-                    "ADAPTER_NUMERIC_ERROR",
-                    "the adapter gave NaN or infinity for this text",
-                    hint="retrain or replace the adapter",
-                )
-            )
-    return [answers[n] for n in range(len(rows))]
-
-
-def _array(values: Sequence[int]) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
-
-
-def _fault(row: Row, config: AdapterConfig | None) -> RowError | None:
-    """What is wrong with a row's texts before any token is made, or None."""
-    takes_pair = config is not None and config.takes_pair
-    if row.text is None:
-        return RowError("BLANK_TEXT", "there is no text", "text", "send a text")
-    if takes_pair and row.text_pair is None:
-        return RowError(
-            "MISSING_PAIR", "this adapter compares two texts; the second is missing", "text_pair", "send text_pair"
-        )
-    if row.text_pair is not None and config is not None and not takes_pair:
-        return RowError(
-            "UNEXPECTED_PAIR", "this adapter takes one text; there are two", "text_pair", "leave text_pair out"
-        )
-    for param, text in (("text", row.text), ("text_pair", row.text_pair)):
-        if text is None:
-            continue
-        if len(text) > MAX_TEXT_CHARS:
-            return RowError(
-                "TEXT_TOO_LARGE", f"{len(text)} characters; at most {MAX_TEXT_CHARS} are taken", param, "send less text"
-            )
-        if not text.strip():
-            return RowError("BLANK_TEXT", "the text is blank", param, "send at least one word")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            return RowError("INVALID_TEXT", "the text holds half a surrogate pair: not Unicode text", param)
-    return None
 
 
 def _cut(rows: Sequence[tuple[int, EncodedRow]], budget_tokens: int) -> Iterator[list[tuple[int, EncodedRow]]]:

@@ -9,7 +9,7 @@ import torch
 from adakron import AdaKronConfig, AdapterConfig, Engine
 from adakron.bank import AdapterBank
 from adakron.config import Fingerprint
-from adakron.engine import EncodedRow
+from adakron.encoding import EncodedRow
 from loadtests.engine_outcome import Exactness
 from loadtests.engine_systems import encode, logits_of, random_adapters
 from loadtests.engine_trace import Batch, Trace

@@ -28,7 +28,7 @@ from statistics import median, quantiles
 import torch
 
 from adakron import AdaKronConfig, Adapter, Backbone, Engine, Row
-from adakron.engine import EncodedRow
+from adakron.encoding import EncodedRow
 from adakron.errors import BankFullError
 from adakron.precision import choose_dtype
 from loadtests import engine_machine

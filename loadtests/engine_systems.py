@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adakron import AdaKronConfig, Adapter, AdapterConfig, Backbone, Engine, Result, Row, RowError
 from adakron.artefact import expected_shapes
 from adakron.encoder import PaddedEncoder
-from adakron.engine import EncodedRow
+from adakron.encoding import EncodedRow
 from adakron.families import family_of
 from adakron.linear import Linear, make_linear
 from loadtests.engine_contest import Run

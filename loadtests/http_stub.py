@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from adakron import Engine, Result, Row, RowError
-from adakron.engine import EncodedRow
-from adakron.residents import Lease
+from adakron.encoding import EncodedRow
+from adakron.resident import Lease
 
 N_TOKENS = 16
 _IDS = np.ones(N_TOKENS, dtype=np.int64)

@@ -10,9 +10,9 @@ from typing import NamedTuple, NotRequired, cast
 from typing_extensions import TypedDict  # pydantic documents typing's own only from Python 3.12 on
 
 from adakron import Result, RowError
-from server.batcher import Outcome
 from server.error_replies import ErrorObject, error_object
 from server.errors import InputError, ServerError
+from server.submission import Outcome
 
 
 class LabelScore(TypedDict):

@@ -27,25 +27,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adakron import AdapterConfig, Result, Row, RowError
+from adakron import Row, RowError
 from adakron.errors import AdaKronError, BankFullError
+from server.classify_engine import ClassifyEngine, Encoded, Lease
 from server.errors import DeadlineExceededError, EngineFailedError, NotReadyError, OverloadedError, ServerError
 from server.fair_queue import FairQueue
 from server.metrics import Metrics
+from server.submission import Outcome, Submission
 from server.tally import Tally
 from server.telemetry.no_span import NO_SPAN, NoSpan
 from server.waiting import WaitingForAdapters
 
 if TYPE_CHECKING:  # installed only where traces are wanted
-    from opentelemetry.trace import SpanContext
-
     from server.telemetry.tracing import BatchSpan, Tracing
 
 logger = logging.getLogger(__name__)
-
-Outcome = Result | RowError | ServerError
 
 # Reads of several adapters overlap; a store that does not answer holds up as many before others wait behind them.
 LOADERS = 4
@@ -54,57 +52,6 @@ LOAD_PATIENCE_BATCHES = 8
 
 # What one encode call takes at most, so that a call with a megabyte of text does not hold up all that arrives after it.
 MAX_ENCODE_CHARACTERS = 2**18
-
-
-class Lease(Protocol):
-    """One user of one adapter in the engine. Rows are queued in lanes by `key`; `release` may come from any thread.
-
-    Rows can be encoded once `is_read`; from then on `config` is known, but for the bare backbone's.
-    """
-
-    @property
-    def key(self) -> str | None: ...
-    @property
-    def is_read(self) -> bool: ...
-    @property
-    def config(self) -> AdapterConfig | None: ...
-    def release(self) -> None: ...
-
-
-class Encoded(Protocol):
-    """A tokenised row, as the engine likes it. `n_tokens` is its cost."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
-
-class ClassifyEngine(Protocol):
-    """What of `adakron.Engine` serving needs. Leases and encoded rows are its own: passed on, not looked into."""
-
-    def encode(self, rows: Sequence[Row], leases: Sequence[Any]) -> Sequence[Encoded | RowError]:
-        """Tokenise; one outcome a row, in order."""
-        ...
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether bringing another adapter to the device pushes one off it."""
-        ...
-
-    def pin(self, lease: Any, rows: int = 1, *, again: bool = False) -> bool:
-        """Hold the slots of an adapter that is on the device for rows; False where it is not. Does not block."""
-        ...
-
-    def fetch(self, lease: Any) -> None:
-        """Bring an adapter to the device and pin it for one row; blocks. Raises where it cannot be had."""
-        ...
-
-    def unpin(self, lease: Any) -> None:
-        """Give a pin back. Does not block."""
-        ...
-
-    def run(self, rows: Sequence[Any]) -> Sequence[Result | RowError]:
-        """One batch of pinned rows; one outcome a row, in order. Called from one thread only."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,125 +66,6 @@ class Limits:
     budget_tokens: int
     queue_limit_tokens: int
     queue_limit_rows: int
-
-
-class Stages(NamedTuple):
-    """Where a call's time went, in seconds; each counts the wait for its thread."""
-
-    tokenize_s: float
-    queue_s: float
-    forward_s: float
-
-
-class Submission:
-    """One call's rows on their way. Await `outcomes()`; afterwards, whatever happened, call `when_idle`."""
-
-    __slots__ = (
-        "_batcher",
-        "_future",
-        "_on_idle",
-        "arrived_s",
-        "batches",
-        "characters",
-        "deadline_s",
-        "encoded_s",
-        "failure",
-        "finished_s",
-        "held_by_threads",
-        "is_abandoned",
-        "leases",
-        "rows",
-        "settled",
-        "span",
-        "started_s",
-        "unsettled",
-        "waiting_rows",
-        "waiting_tokens",
-    )
-
-    def __init__(
-        self,
-        batcher: "Batcher",
-        rows: Sequence[Row],
-        leases: Sequence[Lease],
-        deadline_s: float,
-        future: "asyncio.Future[list[Outcome]]",
-    ) -> None:
-        self._batcher = batcher
-        self._future = future
-        self._on_idle: Callable[[], None] | None = None
-        self.span: SpanContext | None = None  # of the request, where it is traced
-        self.batches: Sequence[SpanContext] | None = None  # those it had rows in, where it is traced
-        # From here on: guarded by the batcher's lock.
-        self.rows = rows
-        self.leases = leases
-        self.deadline_s = deadline_s
-        self.characters = sum(len(row.text or "") + len(row.text_pair or "") for row in rows)
-        self.settled: list[Outcome | None] = [None] * len(rows)
-        self.unsettled = len(rows)
-        self.held_by_threads = 0  # rows of ours inside encode or run now
-        self.waiting_rows = 0
-        self.waiting_tokens = 0
-        self.failure: ServerError | None = None
-        self.is_abandoned = False
-        self.arrived_s = self.encoded_s = self.started_s = self.finished_s = time.monotonic()
-
-    async def outcomes(self) -> list[Outcome]:
-        """One outcome a row, in order.
-
-        Raises DeadlineExceededError, OverloadedError, NotReadyError or EngineFailedError where the call fails whole.
-        """
-        return await self._future
-
-    def when_idle(self, release: Callable[[], None]) -> None:
-        """Give the call up if it is not finished; call `release` on the event loop once no thread holds a row of it.
-
-        That is at once where none does, as always after `outcomes` has returned.
-        """
-        self._on_idle = release
-        if self._batcher.abandon(self):
-            self.report()
-
-    def stages(self) -> Stages:
-        """Meaningful once `outcomes` has returned."""
-        return Stages(
-            self.encoded_s - self.arrived_s, self.started_s - self.encoded_s, self.finished_s - self.started_s
-        )
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether anybody still waits for the rows that have not run."""
-        return self.failure is None and not self.is_abandoned
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the future can be resolved."""
-        return self.unsettled == 0 or self.failure is not None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no thread holds a row now, nor ever will again."""
-        return self.held_by_threads == 0 and (self.unsettled == 0 or not self.is_alive)
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        """Record a row's outcome; the first one counts."""
-        if self.settled[index] is None:
-            self.settled[index] = outcome
-            self.unsettled -= 1
-
-    def report(self) -> None:
-        """On the event loop: resolve the future if it is time, release if it is time. May be called again."""
-        if self.is_complete and not self._future.done():
-            if self.failure is not None:
-                self._future.set_exception(self.failure)
-                self._future.exception()  # seen: a call that was cancelled meanwhile will not ask for it
-            else:
-                self._future.set_result([outcome for outcome in self.settled if outcome is not None])
-        if self._on_idle is not None and self.is_idle:
-            release, self._on_idle = self._on_idle, None
-            release()
-            if self.span is not None:
-                self._batcher.trace_stages(self)
 
 
 class _Queued(NamedTuple):

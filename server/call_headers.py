@@ -5,9 +5,9 @@ import re
 from starlette.requests import Request
 
 from server.answers import Identity
-from server.batcher import Stages
 from server.errors import InvalidRequestError, quoted
 from server.service import MAX_TIMEOUT_S, Classified
+from server.submission import Stages
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 

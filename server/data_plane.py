@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 import adakron
 from adakron import Engine, Result, Row
 from adakron.compute_thread import ComputeThread
-from adakron.engine import Lease
+from adakron.resident import Lease
 from server.access.caller import visible
 from server.access.gate import Gate
 from server.access.rates import RateLimits
@@ -209,6 +209,7 @@ class DataPlane:
         try:
             for name in self.replica.names()[:PROBED_ADAPTERS]:
                 try:
+                    # Of this engine, though a resolver tells no more of it than serving needs.
                     lease: Lease = (await self.replica.resolve(Reference(name), None)).lease  # type: ignore[assignment]
                 except ServerError:
                     continue  # a damaged adapter is its own trouble, not this replica's

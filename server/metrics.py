@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adakron.residents import Residency
+from adakron.resident import Residency
 from server.telemetry.busiest import NAMED_ADAPTERS, Busiest, Figures
 from server.telemetry.logs import AccessLog
 from server.telemetry.notes import RequestNotes, begin_notes, end_notes, route_of

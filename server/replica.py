@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 from adakron import Adapter, AdapterConfig
 from adakron.errors import AdaKronError, UnknownAdapterError
-from adakron.residents import Departure, Freed
+from adakron.resident import Departure, Freed
 from server.access.caller import current_caller, visible
 from server.answers import Identity
 from server.batcher import unavailable

@@ -28,7 +28,8 @@ from server.answers import (
     row_answer,
     row_error,
 )
-from server.batcher import Batcher, ClassifyEngine, Lease, Limits, Outcome, Stages, Submission
+from server.batcher import Batcher, Limits
+from server.classify_engine import ClassifyEngine, Lease
 from server.errors import DeadlineExceededError, InputError, InvalidRequestError, ServerError
 from server.metrics import Metrics
 from server.names import Reference, parse_reference
@@ -40,6 +41,7 @@ from server.schemas import (
     TextInput,
 )
 from server.shadow import Shadows
+from server.submission import Outcome, Stages, Submission
 from server.telemetry.no_span import NO_SPAN
 from server.telemetry.notes import current_notes
 from server.telemetry.served import ServedCounts

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias
 
 from adakron import Result, Row
-from server.batcher import Lease, Outcome
+from server.classify_engine import Lease
 from server.errors import ServerError
 from server.metrics import Metrics
+from server.submission import Outcome
 
 MOST_UNDER_WAY = 32
 RUN_WITHIN_S = 5.0

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from adakron import Result
 from server.admin_plane import AdminPlane
 from server.answers import Identity, Place, row_error
-from server.batcher import Stages
 from server.call_headers import reply_headers, timeout_s
 from server.disconnect import unless_gone
 from server.errors import ConflictingAdapterError, InvalidRequestError, ServerError, quoted
@@ -24,6 +23,7 @@ from server.records import Snapshot
 from server.replica import Described
 from server.schemas import parse_classify_request
 from server.service import Service
+from server.submission import Stages
 from server.tally import Count
 from server.validation import invalid_request
 

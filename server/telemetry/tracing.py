@@ -36,7 +36,7 @@ from server.errors import ServerError
 from server.telemetry.notes import current_notes, method_of, route_of
 
 if TYPE_CHECKING:
-    from server.batcher import Submission
+    from server.submission import Submission
 
 # Asked for every few seconds by what watches the server, and nothing to learn from.
 UNTRACED = PUBLIC | {"/metrics"}

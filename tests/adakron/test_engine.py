@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from adakron import AdaKronConfig, Adapter, Engine, Example, Row, RowError
-from adakron.engine import BATCH_TOKENS, MAX_TEXT_CHARS, Result
+from adakron.encoding import MAX_TEXT_CHARS
+from adakron.engine import BATCH_TOKENS
 from adakron.errors import BankFullError, BaseMismatchError, GoldenMismatchError, NonFiniteError, UnknownAdapterError
 from adakron.kernels.compiler import native_library
 from adakron.kernels.eager import EagerWork
+from adakron.rows import Result
 from tests.reference import Reference
 from tests.tiny import FAMILIES, WORDS, tiny_adapter, tiny_backbone
 

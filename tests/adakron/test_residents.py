@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from adakron import AdaKronConfig, Adapter, Engine, Row
-from adakron.engine import EncodedRow, Result
+from adakron.encoding import EncodedRow
 from adakron.errors import BankFullError, FormatError, UnknownAdapterError
-from adakron.residents import Freed
+from adakron.resident import Freed
+from adakron.rows import Result
 from tests.tiny import tiny_adapter, tiny_backbone
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from adakron.residents import Lease, Residents
+from adakron.resident import Lease
+from adakron.residents import Residents
 from loadtests import churn
 from loadtests.adapter_maker import AdapterMaker
 from loadtests.churn import Churn, mixed_versions

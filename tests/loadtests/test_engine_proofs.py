@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adakron import AdaKronConfig, Engine, Result, RowError
-from adakron.engine import EncodedRow
+from adakron.encoding import EncodedRow
 from loadtests.engine_outcome import Exactness
 from loadtests.engine_proofs import bert_base_bank_bytes, compare, measure_exactness
 from loadtests.engine_systems import adapter_template, random_adapters, register

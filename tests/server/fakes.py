@@ -12,7 +12,7 @@ from typing import Any
 
 from adakron import Adapter, AdapterConfig
 from adakron.errors import UnknownAdapterError
-from adakron.residents import Freed
+from adakron.resident import Freed
 from server.blobs import BlobStore
 from server.catalogue import Catalogue
 from server.database import sqlite_url

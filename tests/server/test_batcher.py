@@ -3,123 +3,30 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from adakron import Result, Row, RowError
+from adakron import Result, RowError
 from server.batcher import (
-    LOAD_PATIENCE_BATCHES,
-    LOADERS,
     MAX_ENCODE_CHARACTERS,
-    Batcher,
     Limits,
-    Outcome,
-    Submission,
 )
 from server.errors import (
     DeadlineExceededError,
     EngineFailedError,
     NotReadyError,
     OverloadedError,
-    StorageUnavailableError,
 )
-from server.metrics import Metrics
-from tests.server.stub_engine import StubEngine, StubLease, config_of
-
-LIMITS = Limits(budget_tokens=100, queue_limit_tokens=1000, queue_limit_rows=50)
-WITHIN_S = 60.0
-
-
-async def until(condition: Callable[[], bool], within_s: float = 2.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to pass"
-        await asyncio.sleep(0.001)
-
-
-def sample(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-@dataclass
-class Call:
-    """A submission with the leases that are to be released after it, as the service would."""
-
-    submission: Submission
-    leases: list[StubLease]
-
-    async def outcomes(self) -> Sequence[Outcome]:
-        try:
-            return await self.submission.outcomes()
-        finally:
-            self.submission.when_idle(self.release)
-
-    def release(self) -> None:
-        for lease in self.leases:
-            lease.release()
-
-
-class Bench:
-    """A batcher over a stub engine, with short ways to put rows in and to hold the engine."""
-
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.engine = StubEngine()
-        for key in ("a", "b", "c"):
-            self.engine.add(key, config_of())
-        self.metrics = Metrics()
-        self.batcher = Batcher(self.engine, limits, self.metrics)
-
-    def submit(self, *rows: tuple[str, str], timeout_s: float = WITHIN_S) -> Call:
-        """Rows are (key, text)."""
-        leases = [self.engine.lease(key) for key, _ in rows]
-        texts = [Row(text=text) for _, text in rows]
-        try:
-            return Call(self.batcher.submit(texts, leases, deadline_s=time.monotonic() + timeout_s), leases)
-        except Exception:
-            for lease in leases:
-                lease.release()
-            raise
-
-    async def outcomes(self, *rows: tuple[str, str], timeout_s: float = WITHIN_S) -> Sequence[Outcome]:
-        return await asyncio.wait_for(self.submit(*rows, timeout_s=timeout_s).outcomes(), WITHIN_S)
-
-    async def hold(self) -> "asyncio.Task[Sequence[Outcome]]":
-        """Close the gate, and wait until one row of adapter c stands before it."""
-        self.engine.gate.clear()
-        task = asyncio.create_task(self.outcomes(("c", "holding")))
-        await until(self.engine.running.is_set)
-        return task
-
-    async def task(self, *rows: tuple[str, str], timeout_s: float = WITHIN_S) -> "asyncio.Task[Sequence[Outcome]]":
-        """A call whose rows have all come through the tokenizer, none rejected, while the engine is held."""
-        before = sample(self.metrics, "adakron_queue_tokens")
-        task = asyncio.create_task(self.outcomes(*rows, timeout_s=timeout_s))
-        await until(lambda: sample(self.metrics, "adakron_queue_tokens") > before)
-        return task
-
-    def texts_run(self) -> list[list[str]]:
-        return [[row.text for row in batch] for batch in self.engine.batches]
+from tests.server.batcher_bench import Bench, running, sample, until
 
 
 @pytest_asyncio.fixture
 async def bench() -> AsyncIterator[Bench]:
-    bench = Bench()
-    bench.batcher.start()
-    yield bench
-    bench.engine.gate.set()
-    bench.engine.encode_gate.set()
-    bench.engine.load_gate.set()
-    await bench.batcher.stop(grace_s=1)
-    assert bench.engine.n_held == 0
-    await until(lambda: bench.engine.n_pinned == 0)
-    assert bench.engine.ran_without_pin == []
-    assert bench.engine.ran_after_release == []
-    assert sample(bench.metrics, "adakron_queue_tokens") == 0
-    assert sample(bench.metrics, "adakron_queue_rows") == 0
+    async with running(Bench()) as bench:
+        yield bench
 
 
 # ---- results -------------------------------------------------------------------------------------------------------
@@ -522,174 +429,6 @@ async def test_stages_add_up_to_the_time_inside(bench: Bench) -> None:
     assert 0 < sum(stages) <= inside_s
 
 
-# ---- adapters that are not on the device ---------------------------------------------------------------------------
-
-
-async def test_a_miss_is_loaded_and_answered(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    outcomes = await bench.outcomes(("a", "one"), ("a", "two"), ("b", "three"))
-    assert all(isinstance(outcome, Result) for outcome in outcomes)
-    assert bench.engine.fetched == ["a"]
-    assert sample(bench.metrics, "adakron_load_seconds_count") == 1
-
-
-async def test_a_miss_holds_up_no_hit(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    bench.engine.load_gate.clear()
-    miss = asyncio.create_task(bench.outcomes(("a", "waits"), ("b", "of the same call")))
-    await until(bench.engine.loading.is_set)
-    for n in range(5):
-        assert isinstance((await bench.outcomes(("b", f"hit {n}")))[0], Result)
-    assert not miss.done()
-    bench.engine.load_gate.set()
-    assert all(isinstance(outcome, Result) for outcome in await miss)
-
-
-async def test_rows_that_come_during_a_load_wait_for_the_same_one(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    bench.engine.load_gate.clear()
-    calls = [asyncio.create_task(bench.outcomes(("a", f"text {n}"))) for n in range(8)]
-    await until(lambda: sample(bench.metrics, "adakron_queue_tokens") == 8 * 4)
-    bench.engine.load_gate.set()
-    await asyncio.gather(*calls)
-    assert bench.engine.fetched == ["a"]
-
-
-async def test_several_misses_are_loaded_side_by_side(bench: Bench) -> None:
-    bench.engine.cold = {"a", "b"}
-    bench.engine.unloadable["b"] = ValueError("secret")
-    outcomes = await bench.outcomes(("a", "one"), ("b", "two"), ("c", "three"))
-    assert isinstance(outcomes[0], Result)
-    assert isinstance(outcomes[2], Result)
-    assert isinstance(outcomes[1], NotReadyError)
-    assert "secret" not in outcomes[1].message
-    assert sorted(bench.engine.fetched) == ["a", "b"]
-
-
-async def test_an_adapter_that_could_not_be_loaded_is_tried_again_by_the_next_row(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    bench.engine.unloadable["a"] = StorageUnavailableError("the store does not answer")
-    assert isinstance((await bench.outcomes(("a", "one")))[0], StorageUnavailableError)
-    del bench.engine.unloadable["a"]
-    assert isinstance((await bench.outcomes(("a", "one")))[0], Result)
-
-
-async def test_a_call_given_up_during_its_load_gives_lease_and_pin_back(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    bench.engine.load_gate.clear()
-    task = asyncio.create_task(bench.outcomes(("a", "given up")))
-    await until(bench.engine.loading.is_set)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert bench.engine.n_held == 1  # the loader still works with it
-    bench.engine.load_gate.set()
-    await until(lambda: bench.engine.n_held == 0 and bench.engine.n_pinned == 0)
-    assert bench.engine.batches == []
-
-
-async def test_another_row_goes_on_where_the_one_that_asked_for_the_load_was_given_up(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    bench.engine.load_gate.clear()
-    first = asyncio.create_task(bench.outcomes(("a", "given up")))
-    await until(bench.engine.loading.is_set)
-    second = asyncio.create_task(bench.outcomes(("a", "goes on")))
-    await until(lambda: sample(bench.metrics, "adakron_queue_rows") == 2)
-    await until(lambda: sample(bench.metrics, "adakron_queue_tokens") == 8)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    bench.engine.load_gate.set()
-    assert isinstance((await second)[0], Result)
-    assert bench.texts_run() == [["goes on"]]
-
-
-async def test_a_row_whose_deadline_passes_before_its_load_begins_is_not_loaded(bench: Bench) -> None:
-    for n in range(LOADERS + 1):
-        bench.engine.add(f"cold{n}", config_of())
-    bench.engine.cold = {f"cold{n}" for n in range(LOADERS + 1)}
-    bench.engine.load_gate.clear()
-    busy = [asyncio.create_task(bench.outcomes((f"cold{n}", "x"))) for n in range(LOADERS)]
-    await until(lambda: sample(bench.metrics, "adakron_queue_tokens") == 3 * LOADERS)
-    late = asyncio.create_task(bench.outcomes((f"cold{LOADERS}", "late"), timeout_s=0.05))
-    await asyncio.sleep(0.1)
-    bench.engine.load_gate.set()
-    await asyncio.gather(*busy)
-    with pytest.raises(DeadlineExceededError):
-        await late
-    assert f"cold{LOADERS}" not in bench.engine.fetched
-
-
-async def test_a_pinned_row_that_is_dropped_gives_its_pin_back(bench: Bench) -> None:
-    await bench.hold()
-    task = await bench.task(("a", "dropped"))
-    assert bench.engine.pins["a"] == 1
-    task.cancel()
-    bench.engine.gate.set()
-    await until(lambda: bench.engine.n_pinned == 0)
-
-
-async def test_the_death_of_a_loader_leaves_no_row_without_an_answer(bench: Bench) -> None:
-    bench.engine.cold = {"a"}
-    bench.engine.unloadable["a"] = SystemExit("planted death")
-    try:
-        first, _ = await bench.outcomes(("a", "one"), ("b", "two"))
-    except EngineFailedError as error:  # the other row had not run yet: the call failed whole
-        first = error
-    assert isinstance(first, EngineFailedError)
-    await until(lambda: not bench.batcher.is_running)
-
-
-async def test_stopping_resolves_rows_that_wait_for_a_load() -> None:
-    bench = Bench()
-    bench.batcher.start()
-    bench.engine.cold = {"a"}
-    bench.engine.load_gate.clear()
-    calls = [asyncio.create_task(bench.outcomes(("a", f"text {n}"))) for n in range(3)]
-    await until(bench.engine.loading.is_set)
-    stopping = asyncio.create_task(bench.batcher.stop(grace_s=0.05))
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(outcome, NotReadyError)
-    bench.engine.load_gate.set()
-    await stopping
-    await until(lambda: bench.engine.n_pinned == 0 and bench.engine.n_held == 0)
-
-
-async def test_on_a_crowded_device_a_miss_waits_for_more_of_its_rows_while_there_is_other_work(bench: Bench) -> None:
-    bench.engine.is_crowded = True
-    bench.engine.cold = {"a"}
-    await bench.hold()
-    full = LIMITS.budget_tokens // 10
-    hits = [await bench.task(("b", "one two three four five six seven eight")) for _ in range(full)]
-    misses = [await bench.task(("a", f"miss {n}")) for n in range(3)]
-    await asyncio.sleep(0.05)
-    assert bench.engine.fetched == []
-    bench.engine.gate.set()
-    await asyncio.gather(*hits, *misses)
-    assert bench.engine.fetched == ["a"]
-
-
-async def test_a_miss_on_a_crowded_device_is_loaded_after_eight_batches_at_the_latest(bench: Bench) -> None:
-    bench.engine.is_crowded = True
-    bench.engine.cold = {"a"}
-    await bench.hold()
-    miss = await bench.task(("a", "miss"))
-    queued = 0
-
-    def more_hits() -> list["asyncio.Task[Sequence[Outcome]]"]:
-        text = " ".join(["word"] * 48)
-        return [asyncio.create_task(bench.outcomes(("b", text), ("b", text))) for _ in range(2)]
-
-    hits = more_hits()
-    bench.engine.gate.set()
-    while not miss.done():
-        hits += more_hits()
-        queued += 1
-        assert queued < 500
-        await asyncio.sleep(0.002)
-    await asyncio.gather(*hits)
-    before = next(n for n, batch in enumerate(bench.engine.batches) if any(row.text == "miss" for row in batch))
-    assert before <= LOAD_PATIENCE_BATCHES + 4  # and those that ran while it was being loaded
-
-
 # ---- who tokenises ---------------------------------------------------------------------------------------------------
 
 
@@ -727,12 +466,7 @@ async def test_calls_of_one_turn_of_the_loop_are_tokenised_together(bench: Bench
 
 
 async def test_what_the_worker_does_first_is_done_by_the_thread_that_runs_batches() -> None:
-    bench = Bench()
     began: list[str] = []
-    bench.batcher._on_worker = lambda: began.append(threading.current_thread().name)
-    bench.batcher.start()
-    try:
+    async with running(Bench(on_worker=lambda: began.append(threading.current_thread().name))) as bench:
         await bench.outcomes(("a", "text"))
-    finally:
-        await bench.batcher.stop(grace_s=1)
     assert began == ["adakron-worker"]

@@ -5,7 +5,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
-from adakron.residents import Residency
+from adakron.resident import Residency
 from server.metrics import Metrics, RequestRecorder, merge
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from adakron import Result, Row, RowError
 from server import shadow
-from server.batcher import Lease, Outcome
+from server.classify_engine import Lease
 from server.errors import NotReadyError, OverloadedError, ServerError, VersionNotFoundError
 from server.metrics import Metrics
 from server.shadow import Shadows, verdict_of
+from server.submission import Outcome
 from tests.server.stub_engine import StubEngine, StubLease, StubResolver, config_of
 
 

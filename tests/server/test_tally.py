@@ -1,4 +1,4 @@
-from server.batcher import Stages
+from server.submission import Stages
 from server.tally import MAX_TALLIED, Count, Tally, joined
 
 A, B = "a" * 64, "b" * 64

@@ -12,7 +12,7 @@ import pytest_asyncio
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from adakron.residents import Residency
+from adakron.resident import Residency
 from server.data_plane import _build
 from server.metrics import merge
 from tests.server.test_app import Bench
