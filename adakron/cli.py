@@ -396,8 +396,9 @@ def quiet_libraries() -> None:
     """Leave the terminal to what the verbs say."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights; training has its own
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers'
+    # Of loading weights; training has its own bar.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers gives it no types
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers gives it no types
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:

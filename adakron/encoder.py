@@ -216,7 +216,7 @@ class PaddedEncoder:
     kernels_name = "eager"
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-        self.model, self.device = model.to(device=device, dtype=dtype), device  # type: ignore[call-arg]  # transformers wraps `to`
+        self.model, self.device = model.to(device=device, dtype=dtype), device  # type: ignore[call-arg]  # transformers wraps `to` and loses its overloads
         # Encoders that do not tell two texts apart by types take none.
         self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._work: tuple[tuple[SiteGroup, ...], BankView, Tensor] | None = None

@@ -128,7 +128,7 @@ class _Recorder:
     def __init__(self, device: torch.device) -> None:
         self._on_card = device.type == "cuda"
         if self._on_card:
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
             self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, forward: Forward) -> tuple[Tensor, Callable[[], None]]:

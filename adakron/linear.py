@@ -46,7 +46,7 @@ class ReorderedLinear:
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> "ReorderedLinear | None":
         """None where torch has no such product for this dtype and processor."""
-        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch gives it no types
             return None
         try:
             linear = cls(weight, bias)

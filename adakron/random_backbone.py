@@ -30,7 +30,7 @@ def random_encoder(name: str) -> tuple[PreTrainedModel, Tokenizer]:
     config = random_config(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers'
+        model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers gives it no types
     return model, _tokenizer(config)
 
 

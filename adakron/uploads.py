@@ -16,7 +16,7 @@ class Uploads:
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
 
     def start(self, copies: Iterable[tuple[Tensor, Tensor]]) -> Callable[[], None]:
         """Write values from the host into places on the device, in the places' dtype: (place, value), same shapes.

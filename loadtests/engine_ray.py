@@ -39,7 +39,7 @@ class Replica:
         answer: np.ndarray = await self.infer((number, ids))
         return answer
 
-    @serve.multiplexed(max_num_models_per_replica=MODELS_PER_REPLICA)  # type: ignore[untyped-decorator]  # Ray's
+    @serve.multiplexed(max_num_models_per_replica=MODELS_PER_REPLICA)  # type: ignore[untyped-decorator]  # Ray gives it no types
     async def load(self, model_id: str) -> int:
         """The adapter of that id, loaded."""
         self._loop.load(int(model_id))
@@ -93,5 +93,5 @@ class RayMultiplexed:
 
     def close(self) -> None:
         """Stop the replica and Ray."""
-        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray's
+        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray gives it no types
         ray.shutdown()

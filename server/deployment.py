@@ -366,7 +366,7 @@ def start(settings: Settings, *, replicas: int, threads: int, gpus: float, clf: 
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=settings.log_level),
     )
     data_plane = clf.options(num_replicas=replicas, ray_actor_options={"num_cpus": 1, "num_gpus": gpus})
-    admin = Admin.bind(settings)  # type: ignore[attr-defined]  # the same
+    admin = Admin.bind(settings)  # type: ignore[attr-defined]  # what Ray's decorator made of the class
     try:
         serve.run_many([RunTarget(data_plane.bind(settings, threads), CLF, "/"), RunTarget(admin, ADMIN, PREFIX)])
     except RuntimeError as error:
@@ -401,5 +401,5 @@ def stop() -> None:
     if not ray.is_initialized():
         return
     with contextlib.redirect_stdout(io.StringIO()):  # Ray reports the end of its own actors as errors
-        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray's
+        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray gives it no types
         ray.shutdown()

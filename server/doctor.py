@@ -159,7 +159,7 @@ def catalogue(settings: Settings) -> Finding:
 
 def backbone(settings: Settings) -> Finding:
     """Whether the encoder is here, and its digest, by which adapters know it."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers gives it no types
     found = Backbone.load(settings.backbone)
     return Finding("backbone", "ok", f"{found.name}, weights {found.fingerprint.weights_sha256[:12]}")
 

@@ -150,7 +150,7 @@ def _prepare_state(settings: Settings) -> None:
     folder = settings.adapters_dir or shipped_adapters()
     if settings.adapters_dir is not None and not folder.is_dir():
         raise StartError(f"ADAKRON_ADAPTERS_DIR: {folder} is not a folder")
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading weights
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers gives it no types
     fingerprint = Backbone.load(settings.backbone).fingerprint
     blobs = settings.open_blobs()
     with state.opened(settings.catalogue, blobs) as catalogue:

@@ -28,7 +28,7 @@ class Tables:
         on_card = device.type == "cuda"
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=on_card)
         self._device = self._host.to(device) if on_card else torch.empty_like(self._host)
-        self._copied = torch.cuda.Event() if on_card else None  # type: ignore[no-untyped-call]  # torch's
+        self._copied = torch.cuda.Event() if on_card else None  # type: ignore[no-untyped-call]  # torch gives it no types
         parts = [(begin, begin + array.nbytes) for begin, array in zip(begins, like, strict=True)]
         whole = self._host.numpy()
         self._arrays = [whole[slice(*p)].view(a.dtype).reshape(a.shape) for p, a in zip(parts, like, strict=True)]

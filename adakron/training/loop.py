@@ -144,7 +144,7 @@ def fit(
 
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
-        return score(logits, labels, data.problem_type, data.label_names)  # type: ignore[arg-type]  # one array each
+        return score(logits, labels, data.problem_type, data.label_names)  # type: ignore[arg-type]  # transformers also allows tuples of arrays, for models of several outputs: this has one
 
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(

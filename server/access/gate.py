@@ -158,6 +158,7 @@ def _routes(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[Bas
     for route in routes:
         included = getattr(route, "original_router", None)  # of what FastAPI puts where a router was included
         if included is not None:
+            # Such a route has a context, which its public base class does not tell of.
             yield from _routes(included.routes, prefix + route.include_context.prefix)  # type: ignore[attr-defined]
         elif prefix and not isinstance(route, APIRoute):
             raise TypeError(f"{prefix}: an included router may hold API routes alone; others are copied past the gate")

@@ -87,7 +87,7 @@ class Lane:
         if batch is None:
             lengths = [self.train.length(index) for index in range(len(self.train))]
             size = self.recipe.batch
-            order = get_length_grouped_indices(lengths, size, generator=self._generator)  # type: ignore[no-untyped-call]  # transformers'
+            order = get_length_grouped_indices(lengths, size, generator=self._generator)  # type: ignore[no-untyped-call]  # transformers gives it no types
             self._order = iter([order[start : start + size] for start in range(0, len(order), size)])
             batch = next(self._order)
         return batch

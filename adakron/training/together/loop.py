@@ -84,7 +84,7 @@ class SideBySide:
             for portion, segment in zip(portions, segments, strict=True):
                 logits = portion.lane.model.logits(hidden[segment.rows], mask[segment.rows])
                 losses.append(portion.lane.model.loss(logits, portion.labels.to(logits.device)))
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch's
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         for portion, loss in zip(portions, losses, strict=True):
             portion.lane.step(loss.detach())
             self._on_step(portion.lane)

@@ -76,7 +76,7 @@ def train_together(
     _check([task.recipe for task in tasks])
     backbone = load_backbone(max((task.recipe for task in tasks), key=lambda recipe: recipe.max_length))
     texts = {task.recipe.name: golden_texts(backbone, task.data, task.examples) for task in tasks}
-    backbone.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # transformers wraps it
+    backbone.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its overloads
     lanes = {task.recipe.name: _lane(backbone, task) for task in tasks}
     fresh = to_float32(load_backbone(tasks[0].recipe))  # the other has bfloat16 weights, and hooks
     by_name = {task.recipe.name: task for task in tasks}
