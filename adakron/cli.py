@@ -235,6 +235,7 @@ _RECIPE_HELP = {
     "train_splits": "splits to train on, with commas",
     "max_rows": "train on so many rows, chosen by seed",
     "lr": "learning rate",
+    "layer_decay": "learning rate of a layer's adapter as a share of the next higher one's",
     "schedule": "of the learning rate",
     "warmup": "share of the steps in which the learning rate rises",
     "weight_decay": "of AdamW",

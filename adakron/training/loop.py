@@ -31,6 +31,7 @@ from adakron.text import TextOrPair
 from adakron.training.classifier import Classifier, encode, pad
 from adakron.training.data import LabelledRow, TaskData
 from adakron.training.metrics import score
+from adakron.training.rates import decay_by_layer
 from adakron.training.recipe import Recipe
 
 
@@ -160,6 +161,7 @@ def fit(
             trainer.remove_callback(callback)
         if sys.stderr.isatty():
             trainer.add_callback(_Bar)
+        decay_by_layer(trainer.create_optimizer(), model.adapters, recipe.layer_decay)
         trainer.train()
     model.restore(keeper.best)
     model.eval()

@@ -171,6 +171,13 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 _TRIED = (
     Method("adakron-open", "AdaKron r{bottleneck}, open start", _open_start, _ADAKRON_RATE),
     Method(
+        "adakron-layered",
+        "AdaKron r{bottleneck}, open start, rates by layer",
+        _open_start,
+        3e-3,
+        changes={"layer_decay": 0.7},
+    ),
+    Method(
         "adakron-wide",
         "AdaKron r{bottleneck}, open start",
         _open_start,

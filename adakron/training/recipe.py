@@ -24,6 +24,7 @@ class Recipe:
     problem_type   None: told by the labels (a list: multi-label; a fraction: regression; else single-label)
     metric         what the best epoch is chosen by; None: the default of the problem type
     patience       epochs without a better score after which training stops
+    layer_decay    learning rate of a layer's adapter as a share of the next higher one's; the highest one's is lr
     warmup         share of all steps in which the learning rate rises
     max_length     tokens a row may have, special tokens counted
     max_rows       of the training rows, a random choice by seed; None: all
@@ -53,6 +54,7 @@ class Recipe:
     train_splits: tuple[str, ...] = ("train",)
     max_rows: int | None = None
     lr: float = 1e-3
+    layer_decay: float = 1.0
     schedule: Schedule = "cosine"
     warmup: float = 0.06
     weight_decay: float = 0.01
@@ -101,6 +103,7 @@ class Recipe:
         _require(self.max_rows is None or self.max_rows >= 2, "max_rows", "at least 2", self.max_rows)
         for key in ("lr", "full_lr"):
             _require(0 < getattr(self, key) < 1, key, "a number between 0 and 1", getattr(self, key))
+        _require(0 < self.layer_decay <= 1, "layer_decay", "a number above 0, at most 1", self.layer_decay)
         for key in ("warmup", "weight_decay", "dropout", "encoder_dropout", "label_smoothing"):
             _require(0 <= getattr(self, key) < 1, key, "a number from 0 to below 1", getattr(self, key))
         abstain = self.abstain_below

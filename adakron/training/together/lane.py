@@ -16,6 +16,7 @@ from adakron.training.classifier import Classifier
 from adakron.training.data import TaskData
 from adakron.training.loop import Outcome
 from adakron.training.metrics import score
+from adakron.training.rates import decay_by_layer
 from adakron.training.recipe import Recipe
 from adakron.training.together.features import EncodedRow
 
@@ -57,6 +58,7 @@ class Lane:
         self.is_over = False
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _optimizer(model, recipe)
+        decay_by_layer(self._optimizer, self.adapters, recipe.layer_decay)
         self._schedule = get_scheduler(
             recipe.schedule,
             self._optimizer,

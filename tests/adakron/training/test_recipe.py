@@ -31,6 +31,8 @@ def test_a_recipe_survives_json() -> None:
         ("lr", 0.0),
         ("full_lr", 1.5),
         ("warmup", 1.0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
         ("dropout", -0.1),
         ("encoder_dropout", 1.0),
         ("abstain_below", 0.0),

@@ -69,10 +69,12 @@ def test_a_whole_training_side_by_side_is_that_of_each_adapter_alone(first_layer
         assert beside.outcome.best_epoch == alone.outcome.best_epoch
 
 
-@pytest.mark.parametrize("kind", ["single", "value"])
-def test_a_lane_takes_the_steps_that_the_trainer_takes(kind, task_folder) -> None:
+@pytest.mark.parametrize(("kind", "decay"), [("single", 1.0), ("value", 1.0), ("single", 0.3)])
+def test_a_lane_takes_the_steps_that_the_trainer_takes(kind, decay, task_folder) -> None:
     data, backbone = load_task(str(task_folder(kind)), max_rows=48), tiny_backbone()
-    settings = recipe(kind, batch=48, epochs=4, weight_decay=0.1, warmup=0.3)  # whole epochs: any order is the same
+    settings = recipe(
+        kind, batch=48, epochs=4, weight_decay=0.1, warmup=0.3, layer_decay=decay
+    )  # whole epochs: any order is the same
     ours = lane(backbone, settings, data)
     side_by_side(backbone).run([ours])
     ours.restore_best()
