@@ -112,7 +112,10 @@ def check(client: httpx.Client, ledgers: dict[str, Ledger]) -> int:
             continue
         if reply.status_code != 200:
             raise BrokenPromiseError(f"{name} was acknowledged, and the server answers {reply.status_code}")
-        listed = {row["version"]: row["sha256"] for row in reply.json()["versions"]}
+        try:
+            listed = {row["version"]: row["sha256"] for row in reply.json()["versions"]}
+        except (ValueError, KeyError) as error:
+            raise BrokenPromiseError(f"{name}: a 200 that says nothing: {reply.headers} {reply.text[:200]}") from error
         for version, sha256 in ledger.acknowledged.items():
             if listed.get(version) != sha256:
                 raise BrokenPromiseError(
