@@ -227,6 +227,7 @@ _RECIPE_HELP = {
     "bottleneck": "r, the width of the bottleneck",
     "factor": "k, the rows of the smaller factor; r must be a multiple of it",
     "first_layer": "leave the layers below without adapter",
+    "start": "the paper's, or an adapter that begins as a plain bottleneck and learns from fewer steps",
     "head": "one linear map, or RoBERTa's two with tanh",
     "pooling": "what the head sees",
     "max_length": "tokens a row may have",

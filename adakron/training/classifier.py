@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from adakron.artefact import Adapter
-from adakron.attachment import attach, attach_trained, detach
+from adakron.attachment import attach, attach_trained, attached, detach
 from adakron.backbone import Backbone
 from adakron.config import Pooling, ProblemType
 from adakron.errors import ConfigError
@@ -111,6 +111,9 @@ class Classifier(nn.Module):
 def adapter_classifier(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: ProblemType) -> Classifier:
     """New adapters and a new head on the frozen backbone. Weights are drawn from torch's global generator."""
     adapters = attach(backbone.model, recipe.adakron, recipe.method, recipe.experts)
+    if recipe.start == "open":
+        for adapter in attached(backbone.model):
+            nn.init.ones_(adapter.a2.bias)
     return tuned_classifier(backbone, recipe, num_labels, problem_type, adapters)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from adakron.attachment import attached
 from adakron.backbone import Backbone
 from adakron.config import ProblemType
 from adakron.errors import ConfigError
@@ -128,18 +127,6 @@ def _probe(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: Pr
     return tuned_classifier(backbone, recipe, num_labels, problem_type, nn.ModuleList())
 
 
-def _open_start(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: ProblemType) -> Classifier:
-    """AdaKron that starts with b2 = 1: u (x) v then is v, k times over, instead of a product of two small numbers.
-
-    At the start the adapter is a plain bottleneck of width r / k, which learns from its first step; the shape, the
-    artefact and the count of parameters are AdaKron's.
-    """
-    model = adapter_classifier(backbone, recipe, num_labels, problem_type)
-    for adapter in attached(backbone.model):
-        nn.init.ones_(adapter.a2.bias)
-    return model
-
-
 _ADAKRON_RATE = 2e-3
 _ALL = (
     Method("adakron", "AdaKron r{bottleneck}", adapter_classifier, _ADAKRON_RATE),
@@ -168,28 +155,29 @@ _ALL = (
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
 """By name, in the order of the tables. The rate of `probe` is the strength of `probe_logits`, which replaces it."""
 
+_OPEN = {"start": "open"}
 _TRIED = (
-    Method("adakron-open", "AdaKron r{bottleneck}, open start", _open_start, _ADAKRON_RATE),
+    Method("adakron-open", "AdaKron r{bottleneck}, open start", adapter_classifier, _ADAKRON_RATE, changes=_OPEN),
     Method(
         "adakron-layered",
         "AdaKron r{bottleneck}, open start, rates by layer",
-        _open_start,
+        adapter_classifier,
         3e-3,
-        changes={"layer_decay": 0.7},
+        changes=_OPEN | {"layer_decay": 0.7},
     ),
     Method(
         "adakron-wide",
         "AdaKron r{bottleneck}, open start",
-        _open_start,
+        adapter_classifier,
         _ADAKRON_RATE,
-        changes={"bottleneck": 192},
+        changes=_OPEN | {"bottleneck": 192},
     ),
     Method(
         "adakron-distilled",
         "AdaKron r{bottleneck}, open start, distilled",
-        _open_start,
+        adapter_classifier,
         _ADAKRON_RATE,
-        changes={"bottleneck": 192},
+        changes=_OPEN | {"bottleneck": 192},
         teacher="full",
     ),
     Method("adakron-k8", "AdaKron r{bottleneck}, k = 8", adapter_classifier, _ADAKRON_RATE, changes={"factor": 8}),

@@ -12,6 +12,7 @@ from adakron.errors import ConfigError
 from adakron.training.metrics import METRICS
 
 Schedule = Literal["cosine", "linear"]
+Start = Literal["paper", "open"]
 Precision = Literal["bfloat16", "float32"]
 
 
@@ -20,6 +21,9 @@ class Recipe:
     """One training run, apart from its data.
 
     name           of the adapter; the cards and commands use it
+    start          "paper": u (x) v begins as the product of two small numbers, which is slow to learn from few steps;
+                   "open": b2 begins at 1, so that u (x) v is v, k times over, and the adapter a plain bottleneck of
+                   width r / k, which learns from its first step. Shape and artefact are the same
     train_splits   the splits whose rows are trained on, in this order
     problem_type   None: told by the labels (a list: multi-label; a fraction: regression; else single-label)
     metric         what the best epoch is chosen by; None: the default of the problem type
@@ -46,6 +50,7 @@ class Recipe:
     bottleneck: int = 48
     factor: int = 4
     first_layer: int = 0
+    start: Start = "paper"
     head: Head = "linear"
     pooling: Pooling = "mean"
     max_length: int = 128
@@ -78,6 +83,7 @@ class Recipe:
             ("head", Head),
             ("pooling", Pooling),
             ("schedule", Schedule),
+            ("start", Start),
             ("dtype", Precision),
         ):
             _require(getattr(self, key) in get_args(kind), key, f"one of {get_args(kind)}", getattr(self, key))

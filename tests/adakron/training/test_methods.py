@@ -1,5 +1,6 @@
 """Every method trains what it says and nothing else, and is counted as the papers count."""
 
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from transformers import AutoModel, BertConfig, RobertaConfig
 from adakron.errors import BackboneError, ConfigError
 from adakron.training import bottleneck
 from adakron.training.bottleneck import Bottleneck, attach_bottlenecks
+from adakron.training.classifier import adapter_classifier
 from adakron.training.methods import METHODS, VARIANTS, ParameterCount, method_named
 from adakron.training.recipe import Recipe
 from tests.tiny import FAMILIES, tiny_backbone
@@ -160,10 +162,12 @@ def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     assert "pfeiffer" in str(caught.value.hint)
 
 
-def test_the_open_start_is_a_plain_bottleneck_at_first() -> None:
+@pytest.mark.parametrize("method", ["adakron", "madakron-full"])
+def test_the_open_start_is_a_plain_bottleneck_at_first(method: str) -> None:
     backbone = tiny_backbone()
-    model = method_named("adakron-open").build(backbone, RECIPE, 2, "single_label_classification")
-    adapter = model.adapters[0]
+    recipe = replace(RECIPE, method=method, start="open")
+    model = adapter_classifier(backbone, recipe, 2, "single_label_classification").eval()
+    adapter = model.layer_adapters()[-1].merged()
     torch.nn.init.zeros_(adapter.a2.weight)
     x = torch.randn(3, backbone.hidden_size)
     wanted = x + adapter.up(torch.nn.functional.gelu(adapter.a1(x).repeat(1, 4)))

@@ -19,6 +19,7 @@ def test_a_recipe_survives_json() -> None:
         ("head", "deep"),
         ("pooling", "max"),
         ("schedule", "constant"),
+        ("start", "closed"),
         ("dtype", "float16"),
         ("problem_type", "ranking"),
         ("metric", "bleu"),
