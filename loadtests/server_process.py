@@ -1,6 +1,7 @@
 """A server of the load test's own: a child process, on loopback, with a state folder that is thrown away."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ STOP_WITHIN_S = 60.0
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "server")
 NO_SETTINGS: Mapping[str, object] = {}
+_PORTS = range(20_000, 30_000)  # above Ray's workers', 10002 to 19999; below Linux' own choices, from 32768 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,13 @@ def _last_lines(log: Path) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listened on a moment ago.
+
+    Not one that the system hands out to whoever asks for any, nor one of Ray's workers': what Ray starts, before the
+    server listens, may take those, and then answers in its place.
+    """
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerFailedError(f"no port from {_PORTS[0]} to {_PORTS[-1]} is free")

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import httpx
 from adakron import Adapter
 from adakron.artefact import expected_shapes
 from adakron.config import AdaKronConfig, AdapterConfig, Fingerprint
+from loadtests.server_process import free_port
 from server.access.keys import Scope
 from server.settings import Settings
 from server.state import make_folder
@@ -24,13 +24,6 @@ from server.state import make_folder
 READY_WITHIN_S = 420.0
 STOP_WITHIN_S = 60.0
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from loadtests.server_process import free_port
 from server.client import AdaKron, Result
-from tests.e2e.cluster import PROJECT, Server, Signature, free_port
+from tests.e2e.cluster import PROJECT, Server, Signature
 
 Make = Callable[..., Signature]
 

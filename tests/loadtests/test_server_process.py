@@ -1,11 +1,13 @@
 import os
+import socket
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from loadtests.server_process import ServerFailedError, make_key, running_server
+from loadtests import server_process
+from loadtests.server_process import ServerFailedError, free_port, make_key, running_server
 
 FAKE = (sys.executable, "-m", "tests.loadtests.fake_server")
 
@@ -29,6 +31,23 @@ def test_the_server_answers_inside_and_is_gone_afterwards(tmp_path: Path) -> Non
         assert server.state_dir.is_dir()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.url}/v1/info", trust_env=False)
+
+
+def test_a_port_is_free_and_none_that_another_process_is_given_by_chance(monkeypatch) -> None:
+    with socket.socket() as given:
+        given.bind(("127.0.0.1", 0))
+        assert given.getsockname()[1] not in server_process._PORTS
+    monkeypatch.setattr(server_process, "_PORTS", range(20_000, 20_003))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 20_001))
+        taken.listen()
+        assert {free_port() for _ in range(30)} <= {20_000, 20_002}
+    monkeypatch.setattr(server_process, "_PORTS", range(20_001, 20_002))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 20_001))
+        taken.listen()
+        with pytest.raises(ServerFailedError, match="no port from 20001 to 20001 is free"):
+            free_port()
 
 
 def test_the_server_is_stopped_when_the_run_fails(tmp_path: Path) -> None:
