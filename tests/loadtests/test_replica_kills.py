@@ -1,5 +1,8 @@
 """Calls under way when a replica dies: what the proxy counts, and answers that are not as they should be."""
 
+import subprocess
+import sys
+import time
 from random import Random
 
 import httpx
@@ -7,7 +10,7 @@ import pytest
 
 from loadtests.adapter_maker import AdapterMaker
 from loadtests.journal import Journal
-from loadtests.replica_kills import ADAPTERS, Killing, resent, table
+from loadtests.replica_kills import ADAPTERS, Killing, has_sockets, resent, table
 from loadtests.server_process import RunningServer
 
 STATISTICS = """
@@ -29,6 +32,18 @@ INFO = {
 def test_what_the_proxy_sends_again_is_read_from_its_statistics() -> None:
     assert resent(STATISTICS) == 5
     assert resent("") == 0
+
+
+def test_a_process_has_sockets_until_its_last_thread_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert has_sockets(child.pid)
+    child.kill()
+    deadline_s = time.monotonic() + 10
+    while has_sockets(child.pid) and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+    assert not has_sockets(child.pid)  # nobody has waited for it yet
+    child.wait()
+    assert not has_sockets(child.pid)
 
 
 @pytest.fixture
