@@ -90,7 +90,7 @@ class Killing:
         self._at_kill = set(self._in_flight)
         os.kill(victim, signal.SIGKILL)
         killed_s = time.monotonic()
-        while has_sockets(victim):  # calls still reach it
+        while has_sockets(victim) and time.monotonic() < killed_s + RECOVERED_WITHIN_S:  # calls still reach it
             self._at_kill |= self._in_flight
             await asyncio.sleep(0.001)
         counts = self._journal.counts
@@ -172,7 +172,7 @@ class Killing:
 
 
 def has_sockets(pid: int) -> bool:
-    """Whether a process still has its sockets: a killed one gives back its memory first, a tenth of a second for 1 GB.
+    """Whether a process still has its sockets: a killed one gives back its memory first.
 
     They are closed when its last thread has ended, whether anybody has waited for it or not.
     """

@@ -109,7 +109,10 @@ class Classifier(nn.Module):
 
 
 def adapter_classifier(backbone: Backbone, recipe: Recipe, num_labels: int, problem_type: ProblemType) -> Classifier:
-    """New adapters and a new head on the frozen backbone. Weights are drawn from torch's global generator."""
+    """New adapters, begun as `recipe.start` says, and a new head on the frozen backbone.
+
+    Weights are drawn from torch's global generator.
+    """
     adapters = attach(backbone.model, recipe.adakron, recipe.method, recipe.experts)
     if recipe.start == "open":
         for adapter in attached(backbone.model):

@@ -63,6 +63,17 @@ def test_lost_name_is_found() -> None:
         server.check(n=ledger())
 
 
+def test_200_that_shows_no_versions_is_found() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text="# HELP python_info Python platform information")
+
+    with (
+        httpx.Client(transport=httpx.MockTransport(handle), base_url="http://test") as client,
+        pytest.raises(BrokenPromiseError, match="n: a 200 that says nothing"),
+    ):
+        check(client, {"n": ledger()})
+
+
 def test_lost_version_is_found() -> None:
     server = Server()
     del server.versions["n"][1]

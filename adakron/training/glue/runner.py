@@ -158,7 +158,7 @@ class _Bench:
 
     def _probe(self, run: Run, data: TaskData) -> tuple[ParameterCount, dict[str, float], np.ndarray]:
         assert run.strength is not None
-        wanted = (run.task, run.recipe.max_rows, run.validation, run.recipe.backbone)
+        wanted = _rows_wanted(run), run.recipe.backbone
         if self._features is None or self._features[0] != wanted:
             with _precision(run.recipe):
                 self._features = (wanted, probe_features(run.recipe, data))
