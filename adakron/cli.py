@@ -228,6 +228,7 @@ _RECIPE_HELP = {
     "factor": "k, the rows of the smaller factor; r must be a multiple of it",
     "first_layer": "leave the layers below without adapter",
     "start": "the paper's, or an adapter that begins as a plain bottleneck and learns from fewer steps",
+    "start_from": "folder of a trained adapter whose layers it begins with; the head is new",
     "head": "one linear map, or RoBERTa's two with tanh",
     "pooling": "what the head sees",
     "max_length": "tokens a row may have",

@@ -167,6 +167,12 @@ def _cast_frozen_linears(encoder: PreTrainedModel) -> None:
             module.to(torch.bfloat16)
 
 
+def start_from(model: Classifier, trained: Adapter) -> None:
+    """Give the adapters of `model`, AdaKron of the same shape and place, the weights of a trained one's, in place."""
+    for layer, adapter in enumerate(model.layer_adapters(), start=trained.config.first_layer):
+        adapter.load_state_dict(_part(trained, f"layers.{layer}."))
+
+
 def adapter_tensors(model: Classifier, first_layer: int) -> dict[str, Tensor]:
     """The artefact's tensors, float32, experts averaged."""
     tensors = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}

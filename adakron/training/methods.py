@@ -33,6 +33,8 @@ class Method:
     rate     learning rate at which it is tried first, for an encoder of MiniLM's size
     changes  fields of the recipe that it sets
     teacher  the method that is trained before it, and whose logits it learns from beside the labels
+    first    by task, the task on which it is trained before, with whose weights, the head's apart, it begins
+    plain    the method that it is on a task that `first` does not name
     """
 
     name: str
@@ -41,6 +43,8 @@ class Method:
     rate: float
     changes: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | None = None
+    first: Mapping[str, str] = field(default_factory=dict)
+    plain: str | None = None
 
     def recipe(self, base: Recipe) -> Recipe:
         """`base` as this method trains."""
@@ -156,6 +160,9 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 """By name, in the order of the tables. The rate of `probe` is the strength of `probe_logits`, which replaces it."""
 
 _OPEN = {"start": "open"}
+_LAYERED = _OPEN | {"layer_decay": 0.7}
+_FROM_MNLI = dict.fromkeys(("rte", "mrpc", "stsb"), "mnli")
+"""The tasks that Liu et al., "RoBERTa", 2019, section 5.1, start from MNLI; after Phang et al., "STILTs", 2018."""
 _TRIED = (
     Method("adakron-open", "AdaKron r{bottleneck}, open start", adapter_classifier, _ADAKRON_RATE, changes=_OPEN),
     Method(
@@ -163,8 +170,19 @@ _TRIED = (
         "AdaKron r{bottleneck}, open start, rates by layer",
         adapter_classifier,
         3e-3,
-        changes=_OPEN | {"layer_decay": 0.7},
+        changes=_LAYERED,
     ),
+    Method(
+        "adakron-mnli",
+        "AdaKron r{bottleneck}, open start, rates by layer, from MNLI",
+        adapter_classifier,
+        3e-3,
+        changes=_LAYERED,
+        first=_FROM_MNLI,
+        plain="adakron-layered",
+    ),
+    Method("pfeiffer-mnli", "Pfeiffer r{bottleneck}, from MNLI", _pfeiffer, 2e-3, first=_FROM_MNLI, plain="pfeiffer"),
+    Method("full-mnli", "full fine-tuning, from MNLI", full_classifier, 1e-4, first=_FROM_MNLI, plain="full"),
     Method(
         "adakron-wide",
         "AdaKron r{bottleneck}, open start",
@@ -193,7 +211,7 @@ _TRIED = (
     ),
 )
 VARIANTS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _TRIED})
-"""Changes to AdaKron that the paper does not have, by name."""
+"""Changes to the methods that the paper does not have, by name."""
 
 
 def method_named(name: str) -> Method:

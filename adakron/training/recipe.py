@@ -24,6 +24,8 @@ class Recipe:
     start          "paper": u (x) v begins as the product of two small numbers, which is slow to learn from few steps;
                    "open": b2 begins at 1, so that u (x) v is v, k times over, and the adapter a plain bottleneck of
                    width r / k, which learns from its first step. Shape and artefact are the same
+    start_from     folder of a trained adapter whose layers it begins with instead, as a task with few rows learns much
+                   from one like it with many; the head is new all the same
     train_splits   the splits whose rows are trained on, in this order
     problem_type   None: told by the labels (a list: multi-label; a fraction: regression; else single-label)
     metric         what the best epoch is chosen by; None: the default of the problem type
@@ -51,6 +53,7 @@ class Recipe:
     factor: int = 4
     first_layer: int = 0
     start: Start = "paper"
+    start_from: str | None = None
     head: Head = "linear"
     pooling: Pooling = "mean"
     max_length: int = 128
@@ -95,6 +98,12 @@ class Recipe:
             problem,
         )
         _require(self.metric is None or self.metric in METRICS, "metric", f"one of {tuple(METRICS)}", self.metric)
+        _require(
+            self.start_from is None or self.method == "adakron",
+            "method",
+            "adakron, as a trained adapter has no experts to start from",
+            self.method,
+        )
         for key, least in (
             ("experts", 2),
             ("epochs", 1),

@@ -23,8 +23,8 @@ from transformers import set_seed
 
 from adakron.artefact import MAX_EXAMPLES, Adapter, Example
 from adakron.backbone import Backbone
-from adakron.config import AdapterConfig
-from adakron.errors import ConfigError, DataError
+from adakron.config import AdaKronConfig, AdapterConfig
+from adakron.errors import AdaKronError, ConfigError, DataError
 from adakron.heads import LinearHead
 from adakron.text import TextOrPair, tokenise
 from adakron.training.classifier import (
@@ -34,6 +34,7 @@ from adakron.training.classifier import (
     forward_texts,
     full_classifier,
     reference_logits,
+    start_from,
     to_float32,
 )
 from adakron.training.data import TaskData
@@ -49,7 +50,10 @@ _ADAPTER_ONLY = {
     "bottleneck",
     "factor",
     "first_layer",
+    "start",
+    "start_from",
     "lr",
+    "layer_decay",
     "epochs",
     "weight_decay",
     "abstain_below",
@@ -96,11 +100,49 @@ def train_adapter(recipe: Recipe, data: TaskData, metric: str, examples: Sequenc
 
 
 def new_adapter(backbone: Backbone, recipe: Recipe, data: TaskData) -> Classifier:
-    """The classifier before its first step, as the seed draws it; its adapters are attached to the backbone."""
+    """The classifier before its first step, as the seed draws it; its adapters are attached to the backbone.
+
+    Raises ConfigError where `recipe.start_from` is no adapter of the backbone and of the recipe's shape.
+    """
     set_seed(recipe.seed)
     model = adapter_classifier(backbone, recipe, len(data.label_names), data.problem_type)
     start_at_mean(model, data)
+    if recipe.start_from is not None:
+        trained = _adapter_to_start_from(recipe.start_from)
+        _require_same_start(trained.config, backbone, recipe)
+        start_from(model, trained)
     return model
+
+
+def _adapter_to_start_from(folder: str) -> Adapter:
+    try:
+        return Adapter.from_folder(folder)
+    except AdaKronError as error:
+        raise ConfigError(f"start_from: {folder}: {error}", key="start_from", hint=error.hint) from error
+
+
+def _require_same_start(found: AdapterConfig, backbone: Backbone, recipe: Recipe) -> None:
+    """Raises ConfigError if layers trained under `found` are no start for the recipe's on this backbone."""
+    if found.base_fingerprint != backbone.fingerprint:
+        raise ConfigError(
+            f"start_from: expected an adapter of the backbone {backbone.name}; {recipe.start_from} was trained on "
+            f"{found.base_model_name_or_path} with other weights, config or tokenizer",
+            key="start_from",
+        )
+    if found.adakron != recipe.adakron:
+        raise ConfigError(
+            f"start_from: expected an adapter with {_shape(recipe.adakron)}; {recipe.start_from} has "
+            f"{_shape(found.adakron)}",
+            key="start_from",
+            hint="give this one the same shape, or start from another",
+        )
+
+
+def _shape(config: AdaKronConfig) -> str:
+    return (
+        f"bottleneck {config.bottleneck}, factor {config.factor}, order {config.order}, "
+        f"first layer {config.first_layer}"
+    )
 
 
 def exported(

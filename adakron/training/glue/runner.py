@@ -10,16 +10,18 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import set_seed
 
 import adakron
@@ -55,42 +57,62 @@ def run_suite(
     finished = {result.key: result for result in file.read()}
     bench = _Bench(source, dtype or faster_precision())
     plan = [bench.planned(run) for run in suite.plan()]
-    missing = {planned.key: planned.run for planned in plan if planned.key not in finished}
-    to_do = [planned for planned in plan if planned.key in missing]
-    coming = bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs)
-    for number, result in enumerate(coming, start=len(plan) - len(to_do) + 1):
+    missing = {planned.key: planned for planned in plan if planned.key not in finished}
+    repeats = {planned.plain: planned for planned in missing.values() if planned.plain in finished | missing.keys()}
+    to_do = [planned for planned in missing.values() if planned not in repeats.values()]
+
+    def keep(result: Result) -> None:
         file.append(result)
         finished[result.key] = result
-        run = missing[result.key]
+        run = missing[result.key].run
         said = ", ".join(f"{name} {result.scores[name]:.4f}" for name in _shown(run))
-        say(f"[{number}/{len(plan)}] {describe(run)}: {said} in {result.seconds:,.0f} s")
+        done = sum(planned.key in finished for planned in plan)
+        say(f"[{done}/{len(plan)}] {describe(run)}: {said} in {result.seconds:,.0f} s")
+        repeat(result)
+
+    def repeat(result: Result) -> None:
+        """The same run under another name is not trained again."""
+        if (same := repeats.get(result.key)) is not None:
+            keep(replace(result, key=same.key, method=same.run.method.name))
+
+    for key in repeats.keys() & finished.keys():
+        repeat(finished[key])
+    for result in bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs):
+        keep(result)
     return [finished[planned.key] for planned in plan]
 
 
 def describe(run: Run) -> str:
     """A run in a few words."""
     setting = f"strength {run.strength:g}" if run.strength is not None else f"lr {run.recipe.lr:g}"
-    return f"{run.method.title.format(**run.recipe.to_dict())} on {run.task.title}, {setting}, seed {run.recipe.seed}"
+    title = run.method.title.format(**run.recipe.to_dict())
+    return f"{title} on {run.task.title}, {setting}, seed {run.recipe.seed}"
 
 
-def run_key(run: Run, digest: str) -> str:
+def run_key(run: Run, digest: str, method: str | None = None) -> str:
     """The same key is the same run: method, settings and rows, of which `digest` is `TaskData.digest`.
 
     Settings at their defaults are left out, so that one that a later release adds changes no key.
+
+    method  the name of one that trains as the run's own does
     """
     defaults = Recipe(name="defaults").to_dict()
     changed = {name: value for name, value in run.config().items() if value != defaults.get(name)}
-    settings = [run.method.name, run.task.name, changed, digest]
+    settings = [method or run.method.name, run.task.name, changed, digest]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A run with its key and the rows it trains on, over all epochs."""
+    """A run with its key and the rows it trains on, over all epochs.
+
+    plain  the key of the same run under the name of the method's `plain`
+    """
 
     run: Run
     key: str
     rows: int
+    plain: str | None
 
 
 def _rows_wanted(run: Run) -> object:
@@ -106,15 +128,25 @@ class _Bench:
         self._data: tuple[object, GlueData] | None = None
         self._known: dict[object, tuple[str, int]] = {}
         self._features: tuple[object, Features] | None = None
+        self._weights: dict[str, Mapping[str, Tensor]] = {}
 
     def planned(self, run: Run) -> _Planned:
         """What is to be known of a run before it begins; a task's rows are read once for all its runs."""
+        digest, rows = self._digest_and_rows(run)
+        if run.first is not None:
+            first_digest, first_rows = self._digest_and_rows(run.first)
+            digest, rows = f"{digest} {first_digest}", rows + first_rows
+        plain = run_key(run, digest, run.method.plain) if run.method.plain and run.first is None else None
+        return _Planned(run, run_key(run, digest), rows, plain)
+
+    def _digest_and_rows(self, run: Run) -> tuple[str, int]:
+        """The digest of a run's rows, and how many it trains on, over all epochs."""
         wanted = _rows_wanted(run)
         if wanted not in self._known:
             data = self.data(run).data
             self._known[wanted] = data.digest(), len(data.train)
         digest, rows = self._known[wanted]
-        return _Planned(run, run_key(run, digest), rows * run.recipe.epochs)
+        return digest, rows * run.recipe.epochs
 
     def data(self, run: Run) -> GlueData:
         wanted = _rows_wanted(run)
@@ -133,7 +165,8 @@ class _Bench:
         loaded = self.data(run)
         run = replace(run, recipe=replace(run.recipe, dtype=self.dtype))
         probes = run.strength is not None
-        parameters, training, logits = self._probe(run, loaded.data) if probes else _train(run, loaded.data)
+        begin = self._first_weights(run)
+        parameters, training, logits = self._probe(run, loaded.data) if probes else _train(run, loaded.data, begin)
         return Result(
             key=key,
             suite=run.suite,
@@ -155,6 +188,17 @@ class _Bench:
             date=datetime.now(UTC).date().isoformat(),
             hardware=_hardware() | {"dtype": self.dtype},
         )
+
+    def _first_weights(self, run: Run) -> Mapping[str, Tensor]:
+        """What a run begins with: all that its first run trained, the head apart; nothing where there is none."""
+        if run.first is None:
+            return {}
+        first = replace(run.first, recipe=replace(run.first.recipe, dtype=self.dtype))
+        key = run_key(first, self._digest_and_rows(first)[0])
+        if key not in self._weights:
+            model, _, _ = _trained(first, self.data(first).data)
+            self._weights[key] = {n: t.cpu() for n, t in model.trainable().items() if not n.startswith("head.")}
+        return self._weights[key]
 
     def _probe(self, run: Run, data: TaskData) -> tuple[ParameterCount, dict[str, float], np.ndarray]:
         assert run.strength is not None
@@ -194,12 +238,14 @@ def _job(run: Run, key: str) -> Result:
     return _jobs_bench.result(run, key)
 
 
-def _train(run: Run, data: TaskData) -> tuple[ParameterCount, dict[str, float], np.ndarray]:
+def _train(
+    run: Run, data: TaskData, begin: Mapping[str, Tensor]
+) -> tuple[ParameterCount, dict[str, float], np.ndarray]:
     teacher = None
     if run.method.teacher is not None:
         taught = _taught_by(run)
         teacher = _logits(taught, *_trained(taught, data)[:2], data.train)
-    model, backbone, outcome = _trained(run, data, teacher)
+    model, backbone, outcome = _trained(run, data, teacher, begin)
     return ParameterCount.of(model), asdict(outcome), _logits(run, model, backbone, data.validation)
 
 
@@ -210,12 +256,15 @@ def _taught_by(run: Run) -> Run:
     return replace(run, method=method, recipe=method.recipe(replace(run.recipe, lr=method.rate)))
 
 
-def _trained(run: Run, data: TaskData, teacher: np.ndarray | None = None) -> tuple[Classifier, Backbone, Outcome]:
+def _trained(
+    run: Run, data: TaskData, teacher: np.ndarray | None = None, begin: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[Classifier, Backbone, Outcome]:
     recipe = run.recipe
     backbone = load_backbone(recipe)
     set_seed(recipe.seed)
     model = run.method.build(backbone, recipe, len(data.label_names), data.problem_type)
     start_at_mean(model, data)
+    model.restore(begin)
     chosen_on = replace(data, validation=_selection(run, data))
     schedule = Schedule(recipe.lr, recipe.epochs, recipe.weight_decay)
     return model, backbone, fit(model, backbone, chosen_on, recipe, schedule, run.task.metric, teacher)

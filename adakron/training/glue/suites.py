@@ -83,12 +83,18 @@ class Suite:
             strength = rate * PROBE_LADDER[attempt]
             return Run(self.name, task, method, recipe, attempt, self.validation, self.selection, strength)
         recipe = replace(recipe, lr=rate * LADDER[attempt])
-        return Run(self.name, task, method, recipe, attempt, self.validation, self.selection, None)
+        before = method.first.get(task.name)
+        first = None if before is None else self._run(task_named(before), method, attempt, seed)
+        return Run(self.name, task, method, recipe, attempt, self.validation, self.selection, None, first)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One method on one task at one learning rate with one seed. strength: the probe's, which has no learning rate."""
+    """One method on one task at one learning rate with one seed.
+
+    strength  the probe's, which has no learning rate
+    first     the run on another task whose weights this one begins with
+    """
 
     suite: str
     task: GlueTask
@@ -98,11 +104,13 @@ class Run:
     validation: int | None
     selection: int | None
     strength: float | None
+    first: "Run | None" = None
 
     def config(self) -> dict[str, Any]:
         """All that decides the outcome beside data and machine, as JSON values: dtype is the machine's choice."""
         recipe = {key: value for key, value in self.recipe.to_dict().items() if key not in ("name", "dtype")}
-        return recipe | {"selection": self.selection, "strength": self.strength}
+        first = None if self.first is None else self.first.task.name
+        return recipe | {"selection": self.selection, "strength": self.strength, "first": first}
 
 
 CHEAP_FIRST = ("cola", "sst2", "mrpc", "rte", "stsb", "qqp", "mnli", "qnli")

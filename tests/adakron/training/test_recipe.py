@@ -48,6 +48,11 @@ def test_a_bad_setting_is_refused_by_name(key: str, value: object) -> None:
     assert key in str(caught.value)
 
 
+def test_experts_cannot_start_from_a_trained_adapter() -> None:
+    with pytest.raises(ConfigError, match="method: expected adakron"):
+        Recipe("demo", method="madakron-full", start_from="runs/other")
+
+
 def test_an_unknown_setting_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="learning_rate"):
         Recipe.from_dict({"name": "demo", "learning_rate": 1e-3})

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from adakron import Adapter, Engine
+from adakron.backbone import Backbone
 from adakron.errors import ConfigError, DataError
 from adakron.training import run
+from adakron.training.classifier import adapter_tensors
 from adakron.training.data import load_task
 from adakron.training.loop import KeepBest
 from adakron.training.recipe import Recipe
-from adakron.training.run import full_fine_tuning, linear_probe, train_adapter
+from adakron.training.run import full_fine_tuning, linear_probe, new_adapter, train_adapter
 
 METRICS = {"single": "accuracy", "multi": "macro_f1", "pair": "accuracy", "value": "pearson"}
 
@@ -54,6 +56,50 @@ def test_one_seed_gives_one_artefact_and_another_seed_another(backbone_folder, t
     ]
     assert shas[0] == shas[1]
     assert shas[0] != shas[2]
+
+
+@pytest.fixture
+def trained_folder(backbone_folder, task_folder, tmp_path):
+    adapter = train_adapter(
+        recipe_for(backbone_folder, first_layer=1), load_task(str(task_folder("single"))), "accuracy"
+    ).adapter
+    adapter.write(tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+def test_training_may_start_from_another_adapter_s_layers(trained_folder, backbone_folder, task_folder) -> None:
+    before, data = Adapter.from_folder(trained_folder), load_task(str(task_folder("multi")))
+    recipe = recipe_for(backbone_folder, first_layer=1, start_from=str(trained_folder))
+    model = new_adapter(Backbone.load(str(backbone_folder)), recipe, data)
+    begun = adapter_tensors(model, first_layer=1)
+    layers = [name for name in before.tensors if name.startswith("layers.")]
+    assert layers
+    for name in layers:
+        torch.testing.assert_close(begun[name], before.tensors[name].float(), rtol=0, atol=0)
+    assert begun["head.weight"].shape != before.tensors["head.weight"].shape  # the other task has other labels
+    after = train_adapter(recipe, data, "macro_f1").adapter
+    assert any(not torch.equal(after.tensors[name], before.tensors[name]) for name in layers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"bottleneck": 24}, "bottleneck 24, factor 4, order a2_a1, first layer 1; .* has bottleneck 12"),
+        ({"factor": 3}, "factor 3, .* has bottleneck 12, factor 4"),
+        ({"first_layer": 0}, "first layer 0; .* first layer 1"),
+        ({"backbone": "random:tiny"}, "backbone random:tiny; .* was trained on .* with other weights"),
+    ],
+)
+def test_start_that_does_not_fit_is_refused(changes, says: str, trained_folder, backbone_folder, task_folder) -> None:
+    recipe = recipe_for(backbone_folder, **({"first_layer": 1, "start_from": str(trained_folder)} | changes))
+    with pytest.raises(ConfigError, match=says):
+        train_adapter(recipe, load_task(str(task_folder("single"))), "accuracy")
+
+
+def test_start_that_is_no_adapter_is_refused(backbone_folder, task_folder, tmp_path) -> None:
+    recipe = recipe_for(backbone_folder, start_from=str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match=r"start_from: .*nothing: cannot read 'adapter_model.safetensors'"):
+        train_adapter(recipe, load_task(str(task_folder("single"))), "accuracy")
 
 
 @pytest.mark.parametrize("method", ["madakron-partial", "madakron-full"])

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from adakron.training.glue import runner
 from adakron.training.glue.results import ResultFile
@@ -23,10 +24,10 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(suite, glue_folder: Path, t
     suite = replace(suite, methods=("adakron", "probe", "full"))
     out, train = tmp_path / "results.jsonl", runner._train
 
-    def stops(run, data):
+    def stops(run, data, begin):
         if run.method.name == "full":
             raise KeyboardInterrupt
-        return train(run, data)
+        return train(run, data, begin)
 
     monkeypatch.setattr(runner, "_train", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -35,7 +36,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(suite, glue_folder: Path, t
     assert [result.method for result in before] == ["adakron", "probe"]
 
     trained = []
-    monkeypatch.setattr(runner, "_train", lambda run, data: trained.append(run.method.name) or train(run, data))
+    monkeypatch.setattr(runner, "_train", lambda run, *rest: trained.append(run.method.name) or train(run, *rest))
     results = run_suite(suite, str(glue_folder), out, quiet)
     assert trained == ["full"]
     assert results[:2] == before
@@ -93,6 +94,62 @@ def test_a_distilled_adapter_learns_from_full_fine_tuning_at_its_own_rate(
     (result,) = run_suite(suite, str(glue_folder), tmp_path / "r.jsonl", quiet)
     assert trained == [(1e-4, 192, None), (2e-3, 192, (24, 2))]
     assert result.method == "adakron-distilled"
+
+
+@pytest.mark.parametrize("method", ["adakron-mnli", "pfeiffer-mnli", "full-mnli"])
+def test_a_method_may_begin_with_what_it_learnt_on_another_task(
+    method: str, suite, glue_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    fitted = []
+    fit = runner.fit
+
+    def record(model, *rest):
+        begun = model.trainable()
+        outcome = fit(model, *rest)
+        fitted.append((len(model.head.bias), begun, model.trainable()))
+        return outcome
+
+    monkeypatch.setattr(runner, "fit", record)
+    suite = replace(suite, methods=(method,), tasks=("rte", "mrpc"))
+    results = run_suite(suite, str(glue_folder), tmp_path / "r.jsonl", quiet)
+    (mnli_labels, _, learnt), *others = fitted
+    assert (mnli_labels, len(others)) == (3, 2)  # one training on MNLI for both
+    body = [name for name in learnt if not name.startswith("head.")]
+    for labels, begun, after in others:
+        assert labels == 2
+        assert all(torch.equal(begun[name], learnt[name].cpu()) for name in body)
+        assert any(not torch.equal(after[name], learnt[name]) for name in body)
+    assert [(r.method, r.config["first"]) for r in results] == [(method, "mnli")] * 2
+
+
+def test_a_run_that_is_another_method_s_too_is_trained_once(
+    suite, glue_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    trained, train = [], runner._train
+    monkeypatch.setattr(runner, "_train", lambda run, *rest: trained.append(run.method.name) or train(run, *rest))
+    out, both = tmp_path / "r.jsonl", replace(suite, methods=("full-mnli", "full"))
+    results = run_suite(both, str(glue_folder), out, quiet)
+    assert trained == ["full"]
+    assert [r.method for r in results] == ["full-mnli", "full"]
+    assert results[0].key != results[1].key
+    assert replace(results[0], key="", method="") == replace(results[1], key="", method="")
+    assert run_suite(both, str(glue_folder), out, quiet) == results == ResultFile(out).read()[::-1]
+
+    later = tmp_path / "later.jsonl"
+    run_suite(replace(suite, methods=("full",)), str(glue_folder), later, quiet)
+    (again,) = run_suite(replace(suite, methods=("full-mnli",)), str(glue_folder), later, quiet)
+    assert again.method == "full-mnli"
+    assert trained == ["full", "full"]
+
+    alone = run_suite(replace(suite, methods=("full-mnli",)), str(glue_folder), tmp_path / "alone.jsonl", quiet)
+    assert (trained[-1], alone[0].scores) == ("full-mnli", results[0].scores)
+
+
+def test_other_rows_of_the_first_task_are_another_run(suite, glue_folder: Path, tmp_path: Path) -> None:
+    suite = replace(suite, methods=("adakron-mnli",), tasks=("rte",))
+    other = replace(suite, task_rows={"mnli": 12})
+    keys = {run_suite(s, str(glue_folder), tmp_path / "r.jsonl", quiet)[0].key for s in (suite, other)}
+    assert len(keys) == 2
 
 
 def test_rows_are_read_once_a_task_for_the_plan_of_all_its_runs(
