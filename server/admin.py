@@ -9,7 +9,6 @@ it. Knows nothing of Ray, files or tensors.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from fastapi import FastAPI, Header, Path, Query, Request
@@ -26,17 +25,26 @@ from server.access.caller import check_own_name, current_caller
 from server.access.cors import allow_origins
 from server.access.documents import with_access
 from server.access.gate import Gate, guard_routes, needs, scopes_of
+from server.admin_replies import (
+    activate_reply,
+    bulk_reply,
+    delete_reply,
+    description,
+    put_reply,
+    split_reply,
+    summary,
+)
 from server.blobs import MAX_BLOB_BYTES
-from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, BulkResult, Item, begin_within_s
-from server.error_replies import as_server_error, error_object, install_error_handlers
+from server.bulk import MAX_BULK_ARTEFACTS, MAX_BULK_BYTES, Bulk, begin_within_s
+from server.error_replies import install_error_handlers
 from server.guard import Guard
 from server.json_body import read_json
 from server.metrics import HttpMetrics, RequestRecorder
 from server.multipart import read_parts
-from server.names import MAX_NAME_CHARACTERS, check_name
+from server.names import check_name
 from server.origin import origin_of
 from server.records import Once, Precondition
-from server.registry import Activated, Deleted, Divided, Put, Registry, Shown, request_hash
+from server.registry import Registry, request_hash
 from server.split import Split
 from server.telemetry.environment import trace_requests
 from server.telemetry.logs import AccessLog
@@ -49,7 +57,6 @@ if TYPE_CHECKING:  # installed only where traces are wanted
 PREFIX = "/v1/adapters"
 MAX_VERSION = 999_999_999
 MAX_PAGE = 1000
-LISTED_LABELS = 256
 MAX_SPLIT_VERSIONS = 16
 
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
@@ -195,7 +202,7 @@ def _add_routes(app: FastAPI) -> None:
         """
         after = "" if query.cursor is None else check_name(query.cursor, param="cursor")
         page, following = await _registry(request).page(query.limit, after, current_caller().prefix or "")
-        return JSONResponse({"adapters": [_summary(adapter) for adapter in page], "next": following})
+        return JSONResponse({"adapters": [summary(adapter) for adapter in page], "next": following})
 
     @app.get(PREFIX + "/{name:path}/versions/{version}", summary="Fetch an artefact", responses=admin_documents.FETCH)
     @needs("read")
@@ -225,7 +232,7 @@ def _add_routes(app: FastAPI) -> None:
         Statuses: 200 with ETag; 404; 422 malformed name; 503.
         """
         adapter = await _registry(request).get(_known_name(name))
-        return JSONResponse(_description(adapter), headers=_etag(adapter.entry.generation))
+        return JSONResponse(description(adapter), headers=_etag(adapter.entry.generation))
 
     @app.post(
         PREFIX + "/bulk",
@@ -256,7 +263,7 @@ def _add_routes(app: FastAPI) -> None:
             result = await work.register(parts)
         except ClientDisconnect as error:
             raise errors.MalformedBodyError("the body ended early") from error
-        return JSONResponse(_bulk_reply(result), 202 if result.lagging else 200)
+        return JSONResponse(bulk_reply(result), 202 if result.lagging else 200)
 
     @app.put(
         PREFIX + "/{name:path}/split",
@@ -287,7 +294,7 @@ def _add_routes(app: FastAPI) -> None:
             origin=origin_of(request),
             once=_once(key, "split", name, split.to_json(), if_match),
         )
-        reply = _split_reply(name, result)
+        reply = split_reply(name, result)
         return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
 
     @app.put(
@@ -325,7 +332,7 @@ def _add_routes(app: FastAPI) -> None:
         except ClientDisconnect as error:
             raise errors.MalformedBodyError("the body ended early") from error
         status = 202 if result.lagging else 201 if result.change.is_new else 200
-        return JSONResponse(_put_reply(name, result), status, _etag(result.change.generation))
+        return JSONResponse(put_reply(name, result), status, _etag(result.change.generation))
 
     @app.delete(PREFIX + "/{name:path}", summary="Delete an adapter or one version", responses=admin_documents.DELETE)
     @needs("admin")
@@ -348,7 +355,7 @@ def _add_routes(app: FastAPI) -> None:
             origin=origin_of(request),
             once=_once(key, "DELETE", name, str(query.version), if_match),
         )
-        return JSONResponse(_delete_reply(name, result), 202 if result.lagging else 200)
+        return JSONResponse(delete_reply(name, result), 202 if result.lagging else 200)
 
     @app.post(
         PREFIX + "/{name:path}/activate",
@@ -377,7 +384,7 @@ def _add_routes(app: FastAPI) -> None:
             origin=origin_of(request),
             once=_once(key, "activate", name, str(body.version), if_match),
         )
-        reply = _activate_reply(name, result)
+        reply = activate_reply(name, result)
         return JSONResponse(reply, 202 if result.lagging else 200, _etag(result.change.generation))
 
 
@@ -424,130 +431,6 @@ def _once(key: str | None, *asked: str | None) -> Once | None:
 
 def _etag(generation: int) -> dict[str, str]:
     return {"etag": f'"{generation}"'}
-
-
-def _summary(adapter: Shown) -> dict[str, Any]:
-    entry, config = adapter.entry, adapter.config
-    active = entry.versions[entry.active] if entry.active is not None else None
-    return {
-        "name": adapter.name,
-        "version": entry.active,
-        "sha256": active.sha256 if active else None,
-        "size_bytes": active.size_bytes if active else None,
-        "versions": list(entry.versions),
-        "generation": entry.generation,
-        "problem_type": config.problem_type if config else None,
-        "takes_pair": config.takes_pair if config else None,
-        "num_labels": config.num_labels if config else None,
-        "labels": list(config.label_names[:LISTED_LABELS]) if config else [],
-        "resident": list(adapter.resident[entry.active]) if entry.active is not None else [],
-        "tier": adapter.tiers[entry.active] if entry.active is not None else "store",
-        "requests": adapter.requests,
-        "last_used_at": adapter.last_used_at,
-        "split": None if entry.split is None else entry.split.to_dict(),
-    }
-
-
-def _description(adapter: Shown) -> dict[str, Any]:
-    entry = adapter.entry
-    versions = [
-        {
-            "version": number,
-            "sha256": row.sha256,
-            "size_bytes": row.size_bytes,
-            "created_at": row.created_at,
-            "no_effect": row.no_effect,
-            "active": number == entry.active,
-            "resident": list(adapter.resident[number]),
-            "tier": adapter.tiers[number],
-        }
-        for number, row in entry.versions.items()
-    ]
-    return {
-        **_summary(adapter),
-        "versions": versions,
-        "shadow_rows": adapter.shadow_rows,
-        "config": adapter.config.to_dict() if adapter.config else None,
-        "history": [asdict(event) for event in adapter.history],
-    }
-
-
-def _put_reply(name: str, result: Put) -> dict[str, Any]:
-    change = result.change
-    return {
-        "name": name,
-        "version": change.version,
-        "sha256": change.sha256,
-        "active": change.is_active,
-        "generation": change.generation,
-        "no_effect": result.no_effect,
-        "lagging": list(result.lagging),
-    }
-
-
-def _bulk_reply(result: BulkResult) -> dict[str, Any]:
-    results = [_item_reply(item) for item in result.items]
-    failed = sum("error" in reply for reply in results)
-    return {
-        "results": results,
-        "registered": len(results) - failed,
-        "failed": failed,
-        "lagging": list(result.lagging),
-    }
-
-
-def _item_reply(item: Item) -> dict[str, Any]:
-    if isinstance(item.outcome, Exception):
-        error = as_server_error(item.outcome)
-        name = item.name if len(item.name) <= MAX_NAME_CHARACTERS else errors.quoted(item.name)
-        return {"name": name, "status": error.status, "error": {**error.details, **error_object(error)}}
-    change = item.outcome
-    return {
-        "name": item.name,
-        "status": 201 if change.is_new else 200,
-        "version": change.version,
-        "sha256": change.sha256,
-        "active": change.is_active,
-        "generation": change.generation,
-        "no_effect": change.no_effect,
-    }
-
-
-def _activate_reply(name: str, result: Activated) -> dict[str, Any]:
-    change = result.change
-    return {
-        "name": name,
-        "version": change.version,
-        "sha256": change.sha256,
-        "active": True,
-        "generation": change.generation,
-        "lagging": list(result.lagging),
-    }
-
-
-def _split_reply(name: str, result: Divided) -> dict[str, Any]:
-    change = result.change
-    return {
-        "name": name,
-        **change.split.to_dict(),
-        "generation": change.generation,
-        "lagging": list(result.lagging),
-    }
-
-
-def _delete_reply(name: str, result: Deleted) -> dict[str, Any]:
-    return {
-        "name": name,
-        "versions": list(result.versions),
-        "freed_bytes": {
-            "device": result.device_bytes,
-            "host": result.host_bytes,
-            "disk": result.freed.disk_bytes,
-            "remote": result.freed.remote_bytes,
-        },
-        "generation": result.generation,
-        "lagging": list(result.lagging),
-    }
 
 
 _SPLIT_BODY = {

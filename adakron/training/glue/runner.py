@@ -75,8 +75,8 @@ def run_suite(
         if (same := repeats.get(result.key)) is not None:
             keep(replace(result, key=same.key, method=same.run.method.name))
 
-    for key in repeats.keys() & finished.keys():
-        repeat(finished[key])
+    for result in [finished[key] for key in repeats if key in finished]:
+        repeat(result)
     for result in bench.results(to_do, say) if jobs == 1 else _side_by_side(to_do, bench, jobs):
         keep(result)
     return [finished[planned.key] for planned in plan]
