@@ -4,7 +4,7 @@ Knows names and settings; reads no rows.
 
     [reviews]                   a table an adapter, named as its adapter
     data = "data/sst2"          folder, seen from the file, or hub data set; left out where --data names it
-    lr = 5e-4                   any setting of a recipe, for this adapter alone
+    lr = 5e-4                   any setting of a recipe, for this adapter alone; start_from seen from the file
     about = "reviews.json"      and examples: files, as the flags of `adakron train`
 """
 
@@ -90,9 +90,11 @@ def _entry(name: str, table: object, file: Path, source: str | None) -> Entry:
     settings = {key: value for key, value in table.items() if key not in ("data", "about", "examples")}
     if "name" in settings:
         raise ConfigError(f"{file}: [{name}] is the adapter's name already", key="name")
-    for key in ("data", "about", "examples"):
+    for key in ("data", "about", "examples", "start_from"):
         if not isinstance(table.get(key, ""), str):
             raise DataError(f"{file}: [{name}]: expected text for {key}; found {str(table[key])[:40]}")
+    if "start_from" in settings:
+        settings["start_from"] = str(file.parent / settings["start_from"])
     if "data" in table:
         beside = file.parent / table["data"]
         source = str(beside) if beside.exists() else table["data"]

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from adakron import Adapter, Engine
 from adakron.errors import ConfigError, DataError
@@ -36,6 +37,26 @@ def test_every_kind_of_task_is_learnt_beside_the_others_and_proved(task_folder, 
         assert found.scores[one.metric] > 0.75
         assert engine.check(found.adapter).examples == 3
         assert Adapter.from_bytes(found.adapter.to_bytes()).sha256 == found.adapter.sha256
+
+
+def test_an_adapter_may_start_from_another_s_layers_beside_one_that_does_not(
+    task_folder, backbone_folder, tmp_path
+) -> None:
+    before, _ = train([task(task_folder, backbone_folder, "pair", epochs=1)])
+    before["pair"].adapter.write(tmp_path / "pair")
+    still = {"epochs": 1, "lr": 1e-9, "weight_decay": 0.0}
+    after, failures = train(
+        [
+            task(task_folder, backbone_folder, "value", start_from=str(tmp_path / "pair"), **still),
+            task(task_folder, backbone_folder, "pair", "new", **still),
+        ]
+    )
+    assert failures == {}
+    layers = {name: tensor for name, tensor in before["pair"].adapter.tensors.items() if name.startswith("layers.")}
+    assert layers
+    for name, tensor in layers.items():
+        torch.testing.assert_close(after["value"].adapter.tensors[name], tensor, rtol=0, atol=1e-6)
+    assert any((after["new"].adapter.tensors[name] - tensor).abs().max() > 1e-3 for name, tensor in layers.items())
 
 
 def test_bfloat16_trains_beside_and_exports_float32(task_folder, backbone_folder) -> None:

@@ -45,6 +45,11 @@ def test_the_file_adds_adapters_and_says_more_of_those_named(root) -> None:
     assert (other.about, other.examples) == (root / "a.json", root / "e.json")
 
 
+def test_an_adapter_to_start_from_is_seen_from_the_file(root) -> None:
+    (found,) = entries([], toml(root, '[x]\ndata = "glue/rte"\nstart_from = "runs/mnli"\n'))
+    assert found.settings == {"start_from": str(root / "runs" / "mnli")}
+
+
 def test_data_of_the_file_that_is_no_folder_beside_it_is_a_hub_data_set(root) -> None:
     (found,) = entries([], toml(root, '[x]\ndata = "nyu-mll/glue:rte"\n'))
     assert found.source == "nyu-mll/glue:rte"
@@ -80,6 +85,7 @@ def test_a_folder_without_tasks_is_refused(root) -> None:
         ("x = 1", DataError, "expected a table for each adapter; found x = 1"),
         ("[x]\nlr = 1e-3", DataError, r"\[x\] has no data"),
         ('[x]\ndata = 3\nlr = "a"', DataError, "expected text for data; found 3"),
+        ('[x]\ndata = "d"\nstart_from = 3', DataError, "expected text for start_from; found 3"),
         ('[x]\ndata = "d"\nname = "y"', ConfigError, "is the adapter's name already"),
     ],
 )
