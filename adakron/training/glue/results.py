@@ -27,6 +27,7 @@ class Result:
     parameters  trainable ones: method and head
     scores      on the whole validation set, at the best epoch
     training    epochs, best_epoch and the score that chose it, where there are epochs
+    seconds     of this run alone, without the one on another task that it may begin with
     """
 
     key: str

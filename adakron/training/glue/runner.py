@@ -161,11 +161,11 @@ class _Bench:
             yield self.result(planned.run, planned.key)
 
     def result(self, run: Run, key: str) -> Result:
+        begin = self._first_weights(run)
         started = time.monotonic()
         loaded = self.data(run)
         run = replace(run, recipe=replace(run.recipe, dtype=self.dtype))
         probes = run.strength is not None
-        begin = self._first_weights(run)
         parameters, training, logits = self._probe(run, loaded.data) if probes else _train(run, loaded.data, begin)
         return Result(
             key=key,

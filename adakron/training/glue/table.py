@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from adakron.training.glue.results import Result
 from adakron.training.glue.tasks import TASKS
-from adakron.training.methods import METHODS, method_named
+from adakron.training.methods import METHODS, VARIANTS, method_named
 
 Cells = dict[str, tuple[float, ...]]
 
@@ -153,9 +153,9 @@ def partial(table: Table) -> str:
 
 
 def known_methods(results: Iterable[Result]) -> list[str]:
-    """The methods that have results, in the order of METHODS, those that the paper does not have last."""
+    """The methods that have results, in the order of METHODS, then of VARIANTS."""
     there = {result.method for result in results}
-    return [name for name in METHODS if name in there] + sorted(there - set(METHODS))
+    return [name for name in (*METHODS, *VARIANTS) if name in there]
 
 
 def _rows(table: Table) -> list[list[str]]:
