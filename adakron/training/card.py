@@ -120,9 +120,19 @@ def _data(settings: Settings) -> str:
         f"{splits} for training, {rows['validation_rows']:,} for validation{held_out}. sha256 of the rows: "
         f"`{rows['sha256']}`.",
         about.data_note,
+        _begun_from(recipe),
         f"Licence of the data: {about.licence or 'not stated by the person who trained it'}.",
     ]
     return "\n\n".join(line for line in lines if line)
+
+
+def _begun_from(recipe: Recipe) -> str:
+    if recipe.start_from is None:
+        return ""
+    return (
+        f"Training began with the layers of the adapter `{Path(recipe.start_from).name}`: these weights hold what that "
+        "one was trained on, so the licence of its data counts for them too."
+    )
 
 
 def _scores(found: Mapping[str, Any]) -> str:

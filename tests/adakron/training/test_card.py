@@ -179,6 +179,18 @@ def test_the_command_of_a_task_file_names_the_copy_beside_the_card(folder) -> No
     assert "--data adapters/weather/task.json --bottleneck" in (folder / "README.md").read_text()
 
 
+def test_the_card_names_the_adapter_whose_layers_it_began_with(folder) -> None:
+    assert "began with the layers" not in (folder / "README.md").read_text()
+    path = folder / "training_args.json"
+    written = json.loads(path.read_text())
+    written["recipe"]["start_from"] = "runs/seasons"
+    path.write_text(json.dumps(written))
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "began with the layers of the adapter `seasons`" in card
+    assert "--start-from runs/seasons" in card
+
+
 def test_settings_of_a_newer_format_are_refused(folder) -> None:
     path = folder / "training_args.json"
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
