@@ -109,17 +109,19 @@ def plot(table: Table, path: Path) -> None:
 
     The mean is over the tasks that every method has. Raises ModuleNotFoundError without matplotlib.
     """
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     common = [task for task in table.tasks if all(task in line.scores for line in table.lines)]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    axes.set_prop_cycle(color=[colormaps["tab20"](number) for number in range(20)])
     means = [(sum(line.scores[task][0] for task in common) / len(common), line) for line in table.lines if common]
     for mean, line in sorted(means, key=lambda pair: -pair[0]):
         axes.plot([line.parameters + line.head], [mean], "o", label=f"{line.title}: {mean:.1f}")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the points: they lie too close for names
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")  # the points lie too close for names
     axes.set(
         xscale="log",
         xlabel="trainable parameters, head included",
