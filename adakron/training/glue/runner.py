@@ -58,7 +58,7 @@ def run_suite(
     bench = _Bench(source, dtype or faster_precision())
     plan = [bench.planned(run) for run in suite.plan()]
     missing = {planned.key: planned for planned in plan if planned.key not in finished}
-    repeats = {planned.plain: planned for planned in missing.values() if planned.plain in finished | missing.keys()}
+    repeats = {planned.plain: planned for planned in missing.values() if planned.plain in {*finished, *missing}}
     to_do = [planned for planned in missing.values() if planned not in repeats.values()]
 
     def keep(result: Result) -> None:
