@@ -1,6 +1,6 @@
 """The JSON of the admin routes' replies, made of what `server.registry` and `server.bulk` return.
 
-Knows field names; nothing of HTTP.
+Knows field names, and the status of each artefact of a bulk upload; nothing of requests.
 """
 
 from dataclasses import asdict

@@ -59,7 +59,7 @@ def run_suite(
     plan = [bench.planned(run) for run in suite.plan()]
     missing = {planned.key: planned for planned in plan if planned.key not in finished}
     repeats = {planned.plain: planned for planned in missing.values() if planned.plain in {*finished, *missing}}
-    to_do = [planned for planned in missing.values() if planned not in repeats.values()]
+    to_do = [planned for planned in missing.values() if planned.plain not in repeats]
 
     def keep(result: Result) -> None:
         file.append(result)
