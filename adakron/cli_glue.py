@@ -68,9 +68,16 @@ def _glue(parsed: argparse.Namespace) -> int:
         return 0
     out = Path(parsed.out or f"runs/glue-{parsed.suite}.jsonl")
     if parsed.report:
-        results = [result for result in ResultFile(out).read() if result.suite == suite.name]
+        results = [
+            result
+            for result in ResultFile(out).read()
+            if result.suite == suite.name
+            and result.method in suite.methods
+            and result.task in suite.tasks
+            and (not parsed.seeds or result.seed in parsed.seeds)
+        ]
         if not results:
-            raise DataError(f"{out}: no results of the suite {suite.name}", hint="leave --report out to run it")
+            raise DataError(f"{out}: no such results of the suite {suite.name}", hint="leave --report out to run it")
     else:
         source = parsed.data or os.environ.get("ADAKRON_DATA_DIR") or None
         results = run_suite(suite, source, out, lambda line: print(line, flush=True), parsed.jobs, parsed.dtype)

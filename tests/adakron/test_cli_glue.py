@@ -58,6 +58,29 @@ def test_the_quick_suite_prints_a_table_marked_quick(glue: Path, long_backbones,
     assert "linear probe" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("other", [["--seeds", "14"], ["--methods", "lora"], ["--tasks", "cola"]])
+def test_a_report_is_of_the_seeds_methods_and_tasks_that_are_asked_for(
+    other: list[str], glue: Path, long_backbones, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "r.jsonl"
+    line = [
+        "glue",
+        "--backbone",
+        str(long_backbones["bert"]),
+        "--methods",
+        "probe",
+        "--tasks",
+        "rte",
+        "--out",
+        str(out),
+    ]
+    assert cli.main([*line, "--data", str(glue)]) == 0
+    assert cli.main([*line, "--report", "--seeds", "13"]) == 0
+    capsys.readouterr()
+    assert cli.main([*line, "--report", *other]) == 1
+    assert "no such results" in capsys.readouterr().err
+
+
 def test_the_folder_of_data_may_come_from_the_environment(glue: Path, long_backbones, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("ADAKRON_DATA_DIR", str(glue))
     line = ["glue", "--backbone", str(long_backbones["bert"]), "--methods", "probe", "--tasks", "rte"]
@@ -82,7 +105,7 @@ def test_a_dry_run_lists_what_would_run_and_writes_nothing(suite: str, runs: int
         (["--methods", "soup"], "no method 'soup'"),
         (["--tasks", "wnli"], "no GLUE task 'wnli'"),
         (["--data", "/nowhere"], "no such folder"),
-        (["--report", "--out", "/nowhere/r.jsonl"], "no results of the suite quick"),
+        (["--report", "--out", "/nowhere/r.jsonl"], "no such results of the suite quick"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(words: list[str], said: str, capsys) -> None:

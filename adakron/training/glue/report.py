@@ -22,12 +22,13 @@ def results_table(results: Sequence[Result]) -> Table:
 def conditions(results: Sequence[Result]) -> str:
     """What the results have in common, in a sentence."""
     rows = max(result.rows["train"] for result in results)
-    seeds = sorted({result.seed for result in results})
-    rates = max(results_table(results).attempts.values(), default=1)
+    table = results_table(results)
+    seeds = max(map(len, table.seeds.values()), default=1)
+    rates = max(table.attempts.values(), default=1)
     backbones = sorted({str(result.config["backbone"]) for result in results})
     return (
         f"backbone {', '.join(backbones)}; at most {rows:,} training rows a task; "
-        f"{'one seed' if len(seeds) == 1 else f'{len(seeds)} seeds'}; "
+        f"{'one seed' if seeds == 1 else f'the mean of up to {seeds} seeds'}; "
         f"{'one learning rate' if rates == 1 else f'the best of up to {rates} learning rates'} a method and task."
     )
 
@@ -73,7 +74,8 @@ def _rows_of(table: Table, results: Sequence[Result]) -> str:
         rows, config = last.rows, last.config
         lines.append(
             f"* {TASKS[task].title}: {rows['train']:,} training rows, {config['epochs']} epochs at most, "
-            f"{_counted(table.attempts.get(task, 0), 'learning rate')}, {rows['validation']:,} validation rows, "
+            f"{_counted(table.attempts.get(task, 0), 'learning rate')}, "
+            f"{_counted(len(table.seeds.get(task, ())), 'seed')}, {rows['validation']:,} validation rows, "
             f"{rows['selection']:,} of them to choose the epoch" + (f"; {rows['note']}" if rows["note"] else "")
         )
     return "\n".join(lines)

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def test_the_part_says_what_is_whose() -> None:
     assert "| AdaKron r48 | 1,000 | 50.0 |" in text
     assert "**The paper's own table**" in text
     assert "| AdaKron r48 | 0.6 M | 83.5 | 91.1 | 92.0 | 87.1 | 90.8 | 61.1 | 73.8 | 89.4 | 83.6 |" in text
-    assert "* RTE: 100 training rows, 60 epochs at most, one learning rate, 50 validation rows" in text
+    assert "* RTE: 100 training rows, 60 epochs at most, one learning rate, one seed, 50 validation rows" in text
     assert "one learning rate a method and task. AVX2 with 2 cores, float32; 2026-11-26." in text
     assert "PARTIAL" not in text
     assert "PARTIAL" in page_part(RESULTS[:-1], "glue.png")
@@ -36,6 +37,14 @@ def test_the_conditions_are_those_of_the_results() -> None:
         "backbone bert-base-uncased; at most 100 training rows a task; one seed; "
         "the best of up to 2 learning rates a method and task."
     )
+
+
+def test_seeds_that_one_method_lacks_are_not_claimed() -> None:
+    more = [*RESULTS, *(replace(r, seed=r.seed + 1, key=f"{r.key}+") for r in RESULTS)]
+    first = RESULTS[0]
+    assert "; the mean of up to 2 seeds; " in conditions(more)
+    assert "one learning rate, 2 seeds, " in page_part(more, "glue.png")
+    assert "; one seed; " in conditions([*RESULTS, *(r for r in more[len(RESULTS) :] if r.method != first.method)])
 
 
 def test_a_page_keeps_what_is_around_the_results(tmp_path: Path) -> None:
