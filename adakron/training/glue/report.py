@@ -3,6 +3,7 @@
 Knows results and files; trains nothing.
 """
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def plot(table: Table, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_prop_cycle(color=[colormaps["tab20"](number) for number in range(20)])
-    means = [(sum(line.scores[task][0] for task in common) / len(common), line) for line in table.lines if common]
+    means = [(statistics.fmean(line.scores[task][0] for task in common), line) for line in table.lines if common]
     for mean, line in sorted(means, key=lambda pair: -pair[0]):
         axes.plot([line.parameters + line.head], [mean], "o", label=f"{line.title}: {mean:.1f}")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")  # the points lie too close for names
