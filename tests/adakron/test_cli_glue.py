@@ -63,17 +63,8 @@ def test_a_report_is_of_the_seeds_methods_and_tasks_that_are_asked_for(
     other: list[str], glue: Path, long_backbones, tmp_path: Path, capsys
 ) -> None:
     out = tmp_path / "r.jsonl"
-    line = [
-        "glue",
-        "--backbone",
-        str(long_backbones["bert"]),
-        "--methods",
-        "probe",
-        "--tasks",
-        "rte",
-        "--out",
-        str(out),
-    ]
+    line = ["glue", "--backbone", str(long_backbones["bert"]), "--methods", "probe", "--tasks", "rte"]
+    line += ["--out", str(out)]
     assert cli.main([*line, "--data", str(glue)]) == 0
     assert cli.main([*line, "--report", "--seeds", "13"]) == 0
     capsys.readouterr()
